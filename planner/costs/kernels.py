@@ -1,0 +1,145 @@
+"""Time of one operator on one device: the smooth maximum of compute and memory time.
+
+Parameters come from the device's measured block, one set per kernel family and datatype.  A
+datatype without parameters of its own takes those of the next wider one, and so does its error.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from planner.costs.terms import Ref, term
+from planner.costs.tree import Seconds
+from planner.errors import PlannerError
+from planner.specs.hardware import Accelerator, SmoothRoofline
+
+ELEMENT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.03, "mxfp8": 1.03, "nvfp4": 0.5625}
+"""Bytes of one operand element with its share of the scales (one fp32 per 128, one e8m0 per 32,
+one e4m3 per 16)."""
+
+ATTENTION_TILE = 128
+"""Rows of a causal tile: the diagonal tiles are computed whole."""
+
+_WIDER = {"nvfp4": "mxfp8", "mxfp8": "fp8", "fp8": "bf16", "fp16": "bf16", "fp32": "bf16"}
+_PEAK = {"mxfp8": "fp8", "nvfp4": "fp4"}
+
+TABLES = Ref("aiconfigurator-core 0.12.0 measured tables (Apache-2.0)", "gemm, attention, moe")
+
+
+def peak(device: Accelerator, dtype: str) -> float:
+    """Dense peak of a datatype [FLOP/s]; an error when the device does not have it."""
+    name = _PEAK.get(dtype, dtype)
+    if name not in device.peak:
+        have = ", ".join(sorted(device.peak))
+        raise PlannerError(f"{device.name} has no {name} matrix units; it has {have}.")
+    return device.peak[name]
+
+
+def parameters(device: Accelerator, family: str, dtype: str) -> SmoothRoofline:
+    """The fitted parameters of a kernel family, from the nearest datatype that was measured."""
+    table = device.kernels[family]
+    while dtype not in table:
+        dtype = _WIDER[dtype]
+    return table[dtype]
+
+
+def smooth_roofline(
+    device: Accelerator, kernel: SmoothRoofline, dtype: str, flops: Seconds, nbytes: Seconds
+) -> Seconds:
+    """launch + ((F/(e P))^p + (B/(b W))^p)^(1/p) [s] for ``flops`` [FLOP] and ``nbytes`` [B]."""
+    compute = flops / (kernel.compute * peak(device, dtype))
+    memory = nbytes / (kernel.memory * device.memory_bandwidth)
+    longer = np.maximum(compute, memory)
+    shorter = np.minimum(compute, memory)
+    ratio = shorter / np.maximum(longer, 1e-30)
+    return kernel.launch + longer * (1.0 + ratio**kernel.smoothness) ** (1.0 / kernel.smoothness)
+
+
+@term("F = 2 m n k; B = s (m k + n k) + 2 m n", TABLES)
+def gemm(device: Accelerator, dtype: str, m: Seconds, n: Seconds, k: Seconds) -> Seconds:
+    """Time of C[m,n] = A[m,k] B[k,n] with a 16-bit result [s]; m, n, k broadcast to ``(n,)``."""
+    size = ELEMENT_BYTES[dtype]
+    nbytes = size * (m * k + n * k) + 2.0 * m * n
+    kernel = parameters(device, "gemm", dtype)
+    return smooth_roofline(device, kernel, dtype, 2.0 * m * n * k, nbytes)
+
+
+@term("F = 2 M r h f; B = M s E h f + r (2 s h + (M + 1) 2 f + 2 h)", TABLES)
+def expert_feedforward(
+    device: Accelerator,
+    dtype: str,
+    rows: Seconds,
+    experts: Seconds,
+    hidden: int,
+    width: Seconds,
+    matrices: int,
+) -> Seconds:
+    """Time of all local experts' feed-forward: the grouped GEMMs and the activation between [s].
+
+    Parameters
+    ----------
+    rows : float or (n,)
+        Token copies that arrive, over all local experts.
+    experts : float or (n,)
+        Local experts with at least one row; their weights are read once.
+    width : float or (n,)
+        Width of one expert on this device.
+    matrices : int
+        3 for gated experts, else 2.
+    """
+    size = ELEMENT_BYTES[dtype]
+    flops = 2.0 * matrices * rows * hidden * width
+    nbytes = matrices * size * experts * hidden * width
+    nbytes = nbytes + rows * ((2.0 * size + 2.0) * hidden + (matrices + 1) * 2.0 * width)
+    kernel = parameters(device, "grouped_gemm", dtype)
+    return smooth_roofline(device, kernel, dtype, flops, nbytes)
+
+
+@term(
+    "F = 2 (d_qk + d_v) b h S A; B = 2 b S (h (d_qk + d_v) + k (d_qk + d_v))",
+    Ref("FlashAttention-2, arXiv 2307.08691", "section 3.1; tiles: kernel tables"),
+)
+def attention(
+    device: Accelerator,
+    batch: Seconds,
+    heads: Seconds,
+    kv_heads: Seconds,
+    queries: Seconds,
+    attended: Seconds,
+    key_dim: int,
+    value_dim: int,
+    passes: float = 1.0,
+) -> Seconds:
+    """Time of a fused attention kernel over ``queries`` tokens a sequence [s].
+
+    Parameters
+    ----------
+    attended : float or (n,)
+        Keys that an average query attends to, whole tiles counted (``attended_keys``).
+    passes : float
+        Matrix products relative to the forward pass: 1, or 2.5 for the backward pass, which
+        recomputes the scores and does five products instead of two.
+    """
+    kernel = parameters(device, "attention", "bf16")
+    width = key_dim + value_dim
+    flops = passes * 2.0 * width * batch * heads * queries * attended
+    nbytes = passes * 2.0 * batch * queries * width * (heads + kv_heads)
+    return smooth_roofline(device, kernel, "bf16", flops, nbytes)
+
+
+@term("causal: (S + T) / 2; window w: w - w^2 / (2 S) + T / 2", TABLES)
+def attended_keys(seq_len: Seconds, window: int | None, causal: bool = True) -> Seconds:
+    """Keys that an average query attends to, with the diagonal tiles of T rows counted whole."""
+    if not causal:
+        return seq_len
+    if window is None:
+        return (seq_len + ATTENTION_TILE) / 2.0
+    reach = np.minimum(window, seq_len)
+    return reach - reach**2 / (2.0 * np.asarray(seq_len)) + ATTENTION_TILE / 2.0
+
+
+@term("launch + B / (b W)", TABLES)
+def elementwise(device: Accelerator, nbytes: Seconds, kernels: float = 1.0) -> Seconds:
+    """Time of ``kernels`` memory-bound kernels that move ``nbytes`` in all [s]."""
+    kernel = device.kernels["elementwise"]["bf16"]
+    return kernels * kernel.launch + nbytes / (kernel.memory * device.memory_bandwidth)

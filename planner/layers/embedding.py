@@ -1,0 +1,94 @@
+"""The vocabulary layers: input embedding on the first stage, projection and loss on the last."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from planner.costs import collectives, kernels
+from planner.costs.terms import Ref, term
+from planner.costs.tree import leaf, seq
+from planner.layers.linear import projection
+from planner.layers.part import Part, Setting, Sharding
+
+LOGIT_BYTES = 4.0
+"""Bytes kept for each logit: fp32, overwritten by its gradient (arXiv 2205.05198, section 4.3)."""
+
+LOGIT_TRAFFIC = 14.0
+"""Bytes moved for each logit by the loss: cast to fp32, maximum, exponential and sum, divide."""
+
+
+def embedding_part(setting: Setting, vocab: int, positions: int, sharding: Sharding) -> Part:
+    """Cost of the input embedding for one micro-batch on one device."""
+    device, hidden, net = setting.device, setting.hidden, setting.net
+    tokens = sharding.tokens(setting.job.seq_len)
+    nbytes = 2.0 * tokens * hidden
+    split = sharding.sequence_parallel > 0
+    link = np.where(
+        split,
+        collectives.reduce_scatter(net, sharding.tp, 1, nbytes),
+        collectives.all_reduce(net, sharding.tp, 1, nbytes),
+    )
+    gather = np.where(split, collectives.all_gather(net, sharding.tp, 1, nbytes), 0.0)
+    lookup = leaf("look-up", kernels.elementwise(device, 2.0 * nbytes, 2.0), "memory")
+    scatter = leaf("scatter gradient", kernels.elementwise(device, 5.0 * nbytes, 2.0), "memory")
+    return Part(
+        seq("embedding", [lookup, leaf("reduce (TP)", link, "link")]),
+        seq("embedding, backward", [leaf("all-gather (TP)", gather, "link"), scatter]),
+        leaf("no weight gradient apart", 0.0),
+        leaf("nothing to repeat", 0.0),
+        (tokens / sharding.norm_split * hidden if setting.job.software.dropout else 0.0 * tokens),
+        0.0 * tokens,
+        vocab * hidden / sharding.tp + positions * hidden,
+    )
+
+
+@term(
+    "logits: 2 t h V/t FLOP; memory 4 t V/t B",
+    Ref("arXiv 2411.05288 (Vocabulary Parallelism)", "section 2; arXiv 2205.05198 section 4.3"),
+)
+def head_part(setting: Setting, vocab: int, sharding: Sharding) -> Part:
+    """Cost of the final norm, the vocabulary projection and the loss for one micro-batch."""
+    device, hidden, net = setting.device, setting.hidden, setting.net
+    tokens = sharding.tokens(setting.job.seq_len)
+    outside = tokens / sharding.norm_split
+    columns = vocab / sharding.tp
+    plain = Setting(device, net, _sixteen_bit(setting), hidden)
+    logits = projection(plain, "vocabulary projection", tokens, columns, hidden)
+    nbytes = 2.0 * tokens * hidden
+    split = sharding.sequence_parallel > 0
+    gather = np.where(split, collectives.all_gather(net, sharding.tp, 1, nbytes), 0.0)
+    scatter = np.where(
+        split,
+        collectives.reduce_scatter(net, sharding.tp, 1, nbytes),
+        collectives.all_reduce(net, sharding.tp, 1, nbytes),
+    )
+    sums = collectives.all_reduce(net, sharding.tp, 1, 8.0 * tokens)
+    traffic = LOGIT_TRAFFIC * tokens * columns
+    loss = leaf("loss", kernels.elementwise(device, traffic, 6.0), "memory")
+    gradient = leaf("loss, backward", kernels.elementwise(device, 0.5 * traffic, 2.0), "memory")
+    norm = leaf("final norm", kernels.elementwise(device, 4.0 * outside * hidden), "memory")
+    forward = [
+        norm,
+        leaf("all-gather (TP)", gather, "link"),
+        logits.forward,
+        loss,
+        leaf("reduce sums (TP)", sums, "link"),
+    ]
+    backward = [gradient, logits.backward, leaf("reduce input gradient (TP)", scatter, "link"), norm]
+    return Part(
+        seq("vocabulary projection and loss", forward),
+        seq("vocabulary projection and loss, backward", backward),
+        logits.weight,
+        leaf("nothing to repeat", 0.0),
+        4.0 * outside * hidden + LOGIT_BYTES * tokens * columns,
+        4.0 * outside * hidden + LOGIT_BYTES * tokens * columns,
+        vocab * hidden / sharding.tp + hidden,
+    )
+
+
+def _sixteen_bit(setting: Setting):  # noqa: ANN202
+    from dataclasses import replace
+
+    from planner.specs.workload import PRECISIONS
+
+    return replace(setting.job, precision=PRECISIONS["bf16"])

@@ -1,0 +1,166 @@
+"""The mixture-of-experts part of a layer: route, dispatch, experts, combine.
+
+The experts' mesh is independent of attention's (arXiv 2504.14960): tokens that a tensor and context
+parallel rank holds are sent to expert-parallel groups of ``ep`` ranks, each expert split over
+``etp``.  The layer waits for its busiest rank, which holds ``imbalance`` times the mean.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from planner.costs import collectives, kernels
+from planner.costs.imbalance import busiest
+from planner.costs.terms import Ref, term
+from planner.costs.tree import Cost, Seconds, leaf, seq
+from planner.layers.linear import projection
+from planner.layers.part import Array, Part, Setting
+from planner.specs.model import DenseFeedForward, MixtureOfExperts
+
+ROUTER_KERNELS = 8.0
+"""Small kernels from router logits to sorted token indices (top-k, softmax, histogram, sort)."""
+
+
+@term(
+    "all-to-all: A2A(T k h 2); all-gather: AG(T n h 2), RS(T n h 2); then AG, RS over etp",
+    Ref("MegaScale-MoE, arXiv 2505.11432; MoE Parallel Folding, arXiv 2504.14960", "3.2; 3.3"),
+)
+def dispatch(setting: Setting, copies: Array, tokens: Array, ep: Array, etp: Array) -> Cost:
+    """Bring every token copy to its expert; combining costs the same the other way round.
+
+    ``copies`` are the (token, expert) pairs that leave one rank, ``tokens`` its tokens.
+    """
+    net, hidden = setting.net, setting.hidden
+    if setting.dispatch == "all-gather":
+        group = ep * etp
+        seconds = collectives.all_gather(net, group, 1, 2.0 * tokens * hidden * group)
+        return leaf("gather tokens (EP)", seconds, "link")
+    exchange = collectives.all_to_all(net, ep, etp, 2.0 * copies * hidden)
+    spread = collectives.all_gather(net, etp, 1, 2.0 * copies * hidden * etp)
+    return leaf("exchange tokens (EP)", exchange + spread, "link")
+
+
+def moe_part(
+    setting: Setting, spec: MixtureOfExperts, tokens: Array, tp: Array, ep: Array, etp: Array
+) -> Part:
+    """Cost of one mixture-of-experts part for one micro-batch on one device.
+
+    Parameters
+    ----------
+    tokens : (n,)
+        Tokens of a micro-batch that this rank routes: micro_batch * seq_len / (cp * tp).
+    tp, ep, etp : (n,)
+        Tensor parallelism of the shared experts, expert and expert-tensor parallelism.
+    """
+    job, device, hidden = setting.job, setting.device, setting.hidden
+    precision, traffic = job.precision, job.software.traffic
+    skew = np.where(ep > 1, job.imbalance, 1.0)
+    copies = tokens * spec.top_k
+    rows = busiest(copies * etp, skew)
+    local = spec.experts / ep
+    width = spec.width / etp
+    matrices = 3 if spec.gated else 2
+
+    def moved(name: str, nbytes: Seconds, launches: float = 1.0) -> Cost:
+        return leaf(name, kernels.elementwise(device, traffic * nbytes, launches), "memory")
+
+    experts = kernels.expert_feedforward(
+        device, precision.matrix, rows, np.minimum(local, rows), hidden, width, matrices
+    )
+    if precision.cast_bytes:
+        experts = experts + kernels.elementwise(device, precision.cast_bytes * rows * hidden)
+    exchange = dispatch(setting, busiest(copies, skew), tokens, ep, etp)
+    router = projection(setting, "router", tokens, float(spec.experts), hidden)
+    permute_bytes = 4.0 * (copies + rows / etp) * hidden
+    always = spec.shared_width + spec.dense_width
+    shared = _always_active(setting, spec, tokens, tp) if always else None
+    host = leaf("host", job.software.host, "host")
+    norm = moved("norm and residual", 10.0 * tokens * hidden, 2.0)
+    forward = seq(
+        "experts",
+        [
+            norm,
+            router.forward,
+            moved("top-k and sort", 8.0 * tokens * spec.experts, ROUTER_KERNELS),
+            moved("permute", permute_bytes),
+            exchange,
+            leaf("expert feed-forward", experts, "compute"),
+            exchange,
+            moved("unpermute and weigh", permute_bytes),
+            *([shared.forward] if shared else []),
+            host,
+        ],
+    )
+    backward = seq(
+        "experts, backward",
+        [
+            moved("unpermute, backward", permute_bytes),
+            exchange,
+            leaf("expert feed-forward, input gradient", experts, "compute"),
+            exchange,
+            moved("permute, backward", permute_bytes),
+            moved("top-k, backward", 8.0 * tokens * spec.experts, ROUTER_KERNELS / 2),
+            router.backward,
+            *([shared.backward] if shared else []),
+            moved("norm and residual, backward", 14.0 * tokens * hidden, 2.0),
+            host,
+        ],
+    )
+    weight = seq(
+        "experts, weight gradients",
+        [
+            leaf("expert feed-forward, weight gradient", experts, "compute"),
+            router.weight,
+            *([shared.weight] if shared else []),
+        ],
+    )
+    columns = (2.0 if spec.gated else 1.0) * width
+    dispatched = 2.0 * rows * hidden
+    activated = 2.0 * rows * width
+    norm_output = 2.0 * tokens * hidden
+    kept = 2.0 * tokens * hidden + norm_output + 2.0 * dispatched
+    kept = kept + 2.0 * rows * columns + activated
+    activate = moved("activation", 2.0 * rows * (columns + width))
+    dense = always * matrices * hidden
+    routed = spec.experts * spec.expert_parameters(hidden) / (ep * etp)
+    return Part(
+        forward,
+        backward,
+        weight,
+        seq("selective recomputation", [norm, activate, *([shared.again] if shared else [])]),
+        kept + (shared.kept if shared else 0.0),
+        kept - norm_output - activated + (shared.kept_selective if shared else 0.0),
+        dense / tp + (spec.always_active_parameters(hidden) - dense),
+        exchange=2.0 * exchange.seconds,
+        expert_parameters=routed,
+    )
+
+
+def _always_active(
+    setting: Setting, spec: MixtureOfExperts, tokens: Array, tp: Array
+) -> Part:
+    """Shared experts and a parallel dense branch, tensor-parallel like a dense layer."""
+    device, hidden, net = setting.device, setting.hidden, setting.net
+    dense = DenseFeedForward(spec.shared_width + spec.dense_width, spec.gated)
+    columns = (2.0 if dense.gated else 1.0) * dense.width / tp
+    width = dense.width / tp
+    group = tokens * tp
+    up = projection(setting, "shared up projection", group, columns, hidden)
+    down = projection(setting, "shared down projection", group, hidden, width)
+    nbytes = 2.0 * group * hidden
+    link = collectives.all_gather(net, tp, 1, nbytes)
+    link = link + collectives.reduce_scatter(net, tp, 1, nbytes)
+    edges = leaf("gather and reduce (TP)", link, "link")
+    traffic = setting.job.software.traffic * 2.0 * group * (columns + width)
+    activate = leaf("activation", kernels.elementwise(device, traffic), "memory")
+    gradient = leaf("activation, backward", kernels.elementwise(device, 1.5 * traffic), "memory")
+    kept = 2.0 * group * (columns + width)
+    return Part(
+        seq("shared experts", [edges, up.forward, activate, down.forward]),
+        seq("shared experts, backward", [edges, down.backward, gradient, up.backward]),
+        seq("shared experts, weight gradients", [down.weight, up.weight]),
+        activate,
+        kept,
+        kept - 2.0 * group * width,
+        dense.parameters(hidden) / tp,
+    )

@@ -1,0 +1,1 @@
+"""Search machinery that knows no scenario: it takes arrays and callables."""

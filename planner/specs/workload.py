@@ -1,0 +1,109 @@
+"""What is to be run: the training job, its precision recipe and the software that runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from planner.errors import PlannerError
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A mixed-precision recipe: what the matrix units see and what travels and stays.
+
+    Attention scores, the router and the vocabulary projection stay in 16 bits in every recipe.
+    """
+
+    name: str
+    matrix: str
+    """Datatype of the layers' GEMMs."""
+    cast_bytes: float
+    """Extra bytes moved per operand element to quantise it (read 16 bits, write twice: as it is
+    and transposed)."""
+
+
+PRECISIONS = {
+    p.name: p
+    for p in (
+        Precision("bf16", "bf16", 0.0),
+        Precision("fp16", "fp16", 0.0),
+        Precision("fp8", "fp8", 4.0),
+        Precision("mxfp8", "mxfp8", 4.0),
+        Precision("nvfp4", "nvfp4", 3.1),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Software:
+    """How a training framework behaves where that changes the time or the memory.
+
+    ``traffic`` and ``host`` are fitted (docs/validation.md says on what): the bytes that the
+    framework's elementwise kernels move relative to the closed form, and the time that it needs
+    outside the kernels for each layer and direction.
+    """
+
+    name: str
+    fused_attention: bool = True
+    overlaps_gradients: bool = True
+    """Gradient reduction and parameter gathering hide behind backward and forward work."""
+    overlaps_tensor: bool = False
+    """TP collectives run in chunks behind the GEMMs next to them."""
+    gradient_bytes: float = 4.0
+    """Bytes of one gradient while it is reduced and kept."""
+    dropout: bool = False
+    """Residual and score dropout with stored masks, as in models before about 2022."""
+    weight_bytes: float = 2.0
+    """Bytes of the resident weight that the forward pass reads, besides the optimizer's copy."""
+    optimizer_bytes: float = 12.0
+    """Adam's fp32 weight, mean and variance."""
+    traffic: float = 1.0
+    host: float = 0.0
+
+
+SOFTWARE = {
+    s.name: s
+    for s in (
+        Software("megatron"),
+        Software(
+            "megatron-2022",
+            fused_attention=False,
+            overlaps_gradients=False,
+            dropout=True,
+        ),
+        Software("fsdp", weight_bytes=0.0),
+        Software(
+            "vtrain",
+            fused_attention=False,
+            overlaps_gradients=False,
+            dropout=True,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One pre-training job, apart from how it is spread over the devices."""
+
+    seq_len: int
+    global_batch: int
+    """Sequences in one optimizer step."""
+    precision: Precision = PRECISIONS["bf16"]
+    software: Software = SOFTWARE["megatron"]
+    imbalance: float = 1.0
+    """Tokens of the busiest expert-parallel rank over the mean."""
+    causal: bool = True
+    mtp: bool = True
+    """Train the model's multi-token-prediction layers, where it has any."""
+    assumptions: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("seq_len", "global_batch"):
+            value = getattr(self, name)
+            if value < 1:
+                raise PlannerError(f"{name}: found {value}, expected a positive whole number.")
+        if self.imbalance < 1.0:
+            raise PlannerError(
+                f"imbalance: found {self.imbalance}, expected busiest over mean load, 1 or more."
+            )

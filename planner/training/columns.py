@@ -1,0 +1,224 @@
+"""One row a way to shard a layer: what each of the model's layers costs, ready to be composed.
+
+A layer depends on few axes (tp, cp, sequence parallelism, micro-batch, recomputation, ep, etp);
+pipeline, data parallelism, ZeRO and the schedule only combine rows.  So rows are costed once, and
+inside a row the token mixer and the experts are costed on their own distinct inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.layers.attention import attention_part
+from planner.layers.embedding import embedding_part, head_part
+from planner.layers.feedforward import feedforward_part
+from planner.layers.moe import moe_part
+from planner.layers.part import Array, Part, Setting, Sharding, factorised
+from planner.layers.linear import projection
+from planner.specs.model import DenseFeedForward, Layer, MixtureOfExperts, ModelSpec
+from planner.training.stages import distinct_layers
+
+RECOMPUTE = ("none", "selective", "full")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The axes on which a layer's cost depends, integer arrays of shape ``(n,)``."""
+
+    tp: NDArray[np.int64]
+    cp: NDArray[np.int64]
+    sequence_parallel: NDArray[np.int64]
+    micro_batch: NDArray[np.int64]
+    recompute: NDArray[np.int64]
+    """Index into ``RECOMPUTE``."""
+    ep: NDArray[np.int64]
+    etp: NDArray[np.int64]
+
+    def take(self, index: NDArray[np.int64] | slice) -> Rows:
+        return Rows(*(getattr(self, item.name)[index] for item in fields(self)))
+
+    def __len__(self) -> int:
+        return len(self.tp)
+
+
+@dataclass(frozen=True)
+class LayerColumns:
+    """Seconds and bytes of one layer for one micro-batch on one device, arrays ``(n,)``."""
+
+    forward: Array
+    backward: Array
+    """Input and weight gradients and what is recomputed."""
+    weight: Array
+    """Weight gradients alone."""
+    exchange: Array
+    """Expert dispatch and combine within both directions."""
+    kept: Array
+    """Activation bytes a micro-batch in flight."""
+    workspace: Array
+    """Activation bytes that exist only while the layer's backward pass runs."""
+    parameters: Array
+    expert_parameters: Array
+
+
+@dataclass(frozen=True)
+class Columns:
+    """All that composing a step needs of a batch of rows."""
+
+    rows: Rows
+    layers: tuple[LayerColumns, ...]
+    embedding: LayerColumns
+    head: LayerColumns
+    mtp: LayerColumns | None
+    """One multi-token-prediction layer with its projection and its pass through the head."""
+    boundary: Array
+    """Bytes that a rank hands to the next stage for one micro-batch: always split over tp, which
+    Megatron does without sequence parallelism too (arXiv 2104.04473, section 4.1)."""
+
+    def take(self, index: NDArray[np.int64] | slice) -> Columns:
+        """The same columns for a subset of the rows."""
+        return Columns(
+            self.rows.take(index),
+            tuple(_take(layer, index) for layer in self.layers),
+            _take(self.embedding, index),
+            _take(self.head, index),
+            None if self.mtp is None else _take(self.mtp, index),
+            self.boundary[index],
+        )
+
+
+def _take(columns: LayerColumns, index: NDArray[np.int64] | slice) -> LayerColumns:
+    return LayerColumns(*(getattr(columns, item.name)[index] for item in fields(columns)))
+
+
+@dataclass(frozen=True)
+class LayerParts:
+    """The parts behind one layer's columns, with their cost trees when there is a single row."""
+
+    name: str
+    parts: tuple[Part, ...]
+
+
+def sharding(rows: Rows) -> Sharding:
+    """The dense sharding of every row, as floats."""
+    return Sharding(
+        rows.tp.astype(float),
+        rows.cp.astype(float),
+        rows.sequence_parallel.astype(float),
+        rows.micro_batch.astype(float),
+    )
+
+
+def _dense(function: Callable[[Sharding], Part], rows: Rows) -> Part:
+    s = sharding(rows)
+    keys = (s.tp, s.cp, s.sequence_parallel, s.micro_batch)
+    return factorised(lambda *k: function(Sharding(*k)), *keys)
+
+
+def layer_parts(setting: Setting, layer: Layer, rows: Rows) -> LayerParts:
+    """Cost the mixer and the feed-forward part of one layer."""
+    parts = [_dense(lambda s: attention_part(setting, layer.attention, s), rows)]
+    feedforward = layer.feedforward
+    if isinstance(feedforward, MixtureOfExperts):
+        tokens = rows.micro_batch * setting.job.seq_len / (rows.cp * rows.tp)
+        keys = (tokens, rows.tp.astype(float), rows.ep.astype(float), rows.etp.astype(float))
+        parts.append(factorised(lambda *k: moe_part(setting, feedforward, *k), *keys))
+    elif isinstance(feedforward, DenseFeedForward):
+        parts.append(_dense(lambda s: feedforward_part(setting, feedforward, s), rows))
+    return LayerParts(layer_name(layer), tuple(parts))
+
+
+def layer_name(layer: Layer) -> str:
+    """How reports call a layer."""
+    mixer = type(layer.attention).__name__.removesuffix("Attention")
+    mixer = {"GroupedQuery": "attention", "Latent": "latent attention"}.get(mixer, "linear mixer")
+    if getattr(layer.attention, "window", None):
+        mixer = "windowed attention"
+    if layer.feedforward is None:
+        return mixer
+    moe = isinstance(layer.feedforward, MixtureOfExperts)
+    return f"{mixer} + {'experts' if moe else 'feed-forward'}"
+
+
+def combine(parts: tuple[Part, ...], recompute: NDArray[np.int64], saved_input: Array) -> LayerColumns:
+    """Add a layer's parts under each row's recomputation policy.
+
+    ``saved_input`` is what full recomputation keeps: the layer's input [B].
+    """
+    forward = sum(p.forward.seconds for p in parts)
+    plain = sum(p.backward.seconds + p.weight.seconds for p in parts)
+    again = sum(p.again.seconds for p in parts)
+    exchange = sum(p.exchange for p in parts)
+    kept = sum(p.kept for p in parts)
+    selective = sum(p.kept_selective for p in parts)
+    policy = np.minimum(recompute, 2)
+    full = policy == 2
+    stays = np.choose(policy, [kept, selective, saved_input])
+    ones = np.ones(len(recompute))
+    return LayerColumns(
+        forward * ones,
+        plain + np.choose(policy, [0.0 * ones, again * ones, forward * ones]),
+        sum(p.weight.seconds for p in parts) * ones,
+        exchange * (2.0 + full),
+        stays * ones,
+        (kept - stays) * ones,
+        sum(p.parameters for p in parts) * ones,
+        sum(p.expert_parameters for p in parts) * ones,
+    )
+
+
+def build(setting: Setting, model: ModelSpec, rows: Rows) -> tuple[Columns, dict[str, LayerParts]]:
+    """Cost every distinct layer of the model, and its ends, for every row.
+
+    Returns the columns and the parts behind them by name.
+    """
+    s = sharding(rows)
+    tokens = s.tokens(setting.job.seq_len)
+    saved = 2.0 * tokens / s.norm_split * setting.hidden
+    nothing = np.zeros(len(rows), dtype=np.int64)
+    found = [layer_parts(setting, layer, rows) for layer in distinct_layers(model.layers)]
+    embedding = _dense(
+        lambda k: embedding_part(setting, model.vocab, model.learned_positions, k), rows
+    )
+    head = _dense(lambda k: head_part(setting, model.vocab, k), rows)
+    ends = {
+        "embedding": LayerParts("embedding", (embedding,)),
+        "head": LayerParts("head", (head,)),
+    }
+    mtp = None
+    if model.mtp_layers and setting.job.mtp:
+        own = layer_parts(setting, model.mtp_layers[0], rows)
+        join = _dense(lambda k: _mtp_projection(setting, k), rows)
+        reused = replace(head, parameters=0.0 * tokens)
+        ends["mtp"] = LayerParts("multi-token prediction", (*own.parts, join, reused))
+        mtp = combine(ends["mtp"].parts, rows.recompute, saved + head.kept)
+    columns = Columns(
+        rows,
+        tuple(combine(layer.parts, rows.recompute, saved) for layer in found),
+        combine((embedding,), nothing, saved),
+        combine((head,), nothing, saved),
+        mtp,
+        2.0 * tokens / s.tp * setting.hidden,
+    )
+    return columns, {**{str(i): layer for i, layer in enumerate(found)}, **ends}
+
+
+def _mtp_projection(setting: Setting, s: Sharding) -> Part:
+    """The projection that joins a hidden state with the next token's embedding."""
+    hidden = setting.hidden
+    tokens = s.tokens(setting.job.seq_len) / s.norm_split
+    join = projection(setting, "join projection", tokens, float(hidden), 2.0 * hidden)
+    from planner.costs.tree import leaf
+
+    return Part(
+        join.forward,
+        join.backward,
+        join.weight,
+        leaf("nothing to repeat", 0.0),
+        4.0 * tokens * hidden,
+        4.0 * tokens * hidden,
+        2.0 * hidden**2 * np.ones_like(tokens),
+    )

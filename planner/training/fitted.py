@@ -1,0 +1,4 @@
+"""The fitted parameters of the training model: few, named, and each with what it was fitted on."""
+
+STRAGGLER_PER_DOUBLING = 0.004
+"""Share of a step lost for each doubling of the number of nodes."""

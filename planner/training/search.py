@@ -1,0 +1,370 @@
+"""Search the training space: evaluate all that the rules allow and keep the best.
+
+Layers are costed once for every row; stages, schedules and ZeRO only combine rows, in an order that
+reuses what does not change.  Every candidate is counted.  One is pruned when its memory, or a lower
+bound of it, does not fit; all the others are timed with every term of the model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.costs import topology
+from planner.costs.pipeline import SCHEDULES, Schedule
+from planner.layers.part import Array, Setting
+from planner.search.best import Best
+from planner.specs.hardware import Cluster
+from planner.specs.model import ModelSpec
+from planner.specs.parallelism import TRAINING_AXES, Configuration
+from planner.specs.workload import TrainingJob
+from planner.training.columns import Columns, Rows, build
+from planner.training.space import Mask, Space, row_blocks, training_space
+from planner.training.stages import Device, distinct_layers
+from planner.training.stages import devices as distinct_devices
+from planner.training.step import Spread, held, pipeline, spread, step_time, worst_memory
+
+OBJECTIVES = ("throughput", "price", "devices", "memory")
+
+KEY = (
+    "devices",
+    "tp",
+    "cp",
+    "pp",
+    "vpp",
+    "ep",
+    "etp",
+    "micro_batch",
+    "zero",
+    "sequence_parallel",
+    "recompute",
+    "schedule",
+    "dispatch",
+    "context_parallel",
+)
+"""Integer columns that identify a candidate, in the order in which ties break."""
+
+
+Layout = Callable[[str, int, int], tuple[Device, ...]]
+"""The distinct devices of a pipeline from its schedule, stages and chunks."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best configurations and what the search did."""
+
+    configurations: tuple[Configuration, ...]
+    """In rank order."""
+    candidates: int
+    pruned_by_memory: int
+    pruned_by_bound: int
+    evaluated: int
+    seconds: float
+    removed: Mapping[str, int]
+    """Candidates that each named constraint removed."""
+    nearest_miss: Configuration | None
+    """When nothing is feasible: the candidate that needs least memory."""
+
+
+@dataclass
+class _Tally:
+    candidates: int = 0
+    pruned_by_memory: int = 0
+    evaluated: int = 0
+    too_slow: int = 0
+
+
+@dataclass(frozen=True)
+class _Goal:
+    """What the user wants: the score to minimise and the limits."""
+
+    objective: str
+    memory_limit: float
+    max_step_time: float
+
+    def score(self, seconds: Array, needs: Array, devices: int) -> Array:
+        """Lower is better."""
+        if self.objective == "memory":
+            return needs
+        return seconds * devices if self.objective == "price" else seconds
+
+
+def search(
+    model: ModelSpec,
+    cluster: Cluster,
+    job: TrainingJob,
+    *,
+    devices: Sequence[int],
+    fixed: Mapping[str, tuple[int | str, ...]],
+    top: int = 10,
+    objective: str = "throughput",
+    memory_reserve: float = 0.1,
+    max_step_time: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Found:
+    """Find the ``top`` configurations on any of the given numbers of devices.
+
+    Parameters
+    ----------
+    devices : sequence of int
+        Numbers of devices to try, each used whole.
+    fixed : mapping
+        Axis name to the values that it may take; other axes are free.
+    objective : str
+        ``throughput`` (shortest step), ``price`` (fewest device-seconds a step), ``memory``
+        (smallest peak) or ``devices`` (fewest devices that meet ``max_step_time``, then time).
+    memory_reserve : float
+        Share of a device's memory to leave free.
+    max_step_time : float
+        Longest step that is acceptable [s].
+    progress : callable
+        Called with (modes done, modes in all).
+    """
+    start = time.perf_counter()
+    limit = cluster.accelerator.memory * (1.0 - memory_reserve)
+    goal = _Goal(objective, limit, max_step_time or np.inf)
+    tally = _Tally()
+    best = Best(top, len(KEY))
+    chosen: list[Configuration] = []
+    for done, count in enumerate(sorted(devices)):
+        space = training_space(model, job, count, fixed)
+        _sweep(model, cluster, job, space, goal, best, tally)
+        if progress:
+            progress(done + 1, len(devices))
+        if objective == "devices":  # fewer devices always rank first
+            chosen += _configurations(best)
+            best = Best(top, len(KEY))
+            if len(chosen) >= top:
+                break
+    chosen += _configurations(best)
+    nearest = None
+    if not chosen and memory_reserve > -np.inf:
+        again = search(
+            model,
+            cluster,
+            job,
+            devices=devices,
+            fixed=fixed,
+            top=1,
+            objective="memory",
+            memory_reserve=-np.inf,
+        )
+        nearest = again.configurations[0] if again.configurations else None
+    return Found(
+        tuple(chosen[:top]),
+        tally.candidates,
+        tally.pruned_by_memory,
+        0,
+        tally.evaluated,
+        time.perf_counter() - start,
+        {"memory": tally.pruned_by_memory, "max-step-time": tally.too_slow},
+        nearest,
+    )
+
+
+def _configurations(best: Best) -> list[Configuration]:
+    """The ranked keys as configurations."""
+    found = []
+    for key in best.ranked()[1]:
+        values: dict[str, int | str] = dict(zip(KEY, key.tolist(), strict=True))
+        total = int(values.pop("devices"))
+        for axis in ("recompute", "schedule", "dispatch", "context_parallel"):
+            values[axis] = TRAINING_AXES[axis].values[int(values[axis])]
+        dp = total // (key[KEY.index("tp")] * key[KEY.index("cp")] * key[KEY.index("pp")])
+        found.append(Configuration(dp=int(dp), **values))  # type: ignore[arg-type]
+    return found
+
+
+def _sweep(
+    model: ModelSpec,
+    cluster: Cluster,
+    job: TrainingJob,
+    space: Space,
+    goal: _Goal,
+    best: Best,
+    tally: _Tally,
+) -> None:
+    """Evaluate every candidate of a space."""
+    net = topology.network(cluster, space.devices)
+
+    @cache
+    def layout(schedule: str, p: int, vpp: int) -> tuple[Device, ...]:
+        return distinct_devices(model, SCHEDULES[schedule], p, vpp, job.mtp)
+
+    for dispatch in space.names["dispatch"]:
+        for kind in space.names["context_parallel"]:
+            setting = Setting(cluster.accelerator, net, job, model.hidden, dispatch, kind)
+            mode = {"dispatch": dispatch, "context_parallel": kind}
+            for rows in row_blocks(space, mode):
+                columns, _ = build(setting, model, rows)
+                for batch in _stage_counts(space, setting, model, columns, goal.memory_limit):
+                    for shape in _shapes(space, layout, batch):
+                        _combine(space, setting, goal, best, tally, batch, shape)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows with a legal number of stages: all of them to count, the possible ones to evaluate."""
+
+    values: Mapping[str, object]
+    """Axis values of all rows, for the rules."""
+    can_shard: Mask
+    """Where ZeRO has a second rank to shard over, for all rows."""
+    possible: NDArray[np.int64]
+    """Rows whose least memory fits; the two fields below hold only these."""
+    columns: Columns
+    where: Spread
+
+
+def _stage_counts(
+    space: Space, setting: Setting, model: ModelSpec, columns: Columns, limit: float
+) -> Iterator[_Batch]:
+    """The rows for every number of stages that is legal for some of them."""
+    rows = columns.rows
+    floor = MemoryFloor.of(setting, model, columns)
+    for p in space.numbers["pp"]:
+        dense = rows.tp * rows.cp * p
+        dp = np.maximum(1, space.devices // dense)
+        legal = (space.devices % dense == 0) & np.isin(dp, space.numbers["dp"])
+        values = {"tp": rows.tp, "cp": rows.cp, "ep": rows.ep, "etp": rows.etp}
+        values |= {"dp": dp, "micro_batch": rows.micro_batch}
+        legal = legal & space.legal({**values, "pp": p}, {"pp", "dp", "micro_batch"})
+        index = np.flatnonzero(legal)
+        if not len(index):
+            continue
+        kept = {name: column[index] for name, column in values.items()} | {"pp": p}
+        shards = np.broadcast_to(space.legal({**kept, "zero": 1}, {"zero"}), len(index))
+        possible = np.flatnonzero(floor.least(rows, dp, p, space.devices)[index] <= limit)
+        part = columns.take(index[possible])
+        yield _Batch(kept, shards, possible, part, spread(setting, part, p))
+
+
+@dataclass(frozen=True)
+class MemoryFloor:
+    """Sums over the whole model that bound a device's memory from below, arrays ``(n,)``."""
+
+    parameters: Array
+    expert_parameters: Array
+    kept: Array
+    """Activation bytes of the leanest layer times the number of layers."""
+    state_bytes: float
+    global_batch: int
+
+    @classmethod
+    def of(cls, setting: Setting, model: ModelSpec, columns: Columns) -> MemoryFloor:
+        """Add up the layers of the model once for all numbers of stages."""
+        counts = [model.layers.count(layer) for layer in distinct_layers(model.layers)]
+        pairs = list(zip(counts, columns.layers, strict=True))
+        software = setting.job.software
+        return cls(
+            sum(n * layer.parameters for n, layer in pairs),  # type: ignore[arg-type]
+            sum(n * layer.expert_parameters for n, layer in pairs),  # type: ignore[arg-type]
+            model.num_layers * np.min([layer.kept for layer in columns.layers], axis=0),
+            software.weight_bytes + software.gradient_bytes + software.optimizer_bytes,
+            setting.job.global_batch,
+        )
+
+    def least(self, rows: Rows, dp: NDArray[np.int64], p: int, devices: int) -> Array:
+        """Bytes that some device needs at least, whatever the schedule and ZeRO stage.
+
+        States: the mean over devices under ZeRO stage 3.  Activations: device 0 holds at least
+        half its even share of the layers (``floor(x) >= x / 2``) and every schedule keeps at least
+        ``min(m, p) / 2`` micro-batches there.
+        """
+        experts = np.maximum(1, devices // (rows.ep * rows.etp * p))
+        states = self.parameters / (dp * rows.cp) + self.expert_parameters / experts
+        in_flight = np.minimum(p, self.global_batch / (dp * rows.micro_batch)) / 2.0
+        return states * self.state_bytes / p + self.kept / (2.0 * p) * in_flight
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """A schedule with its chunks, and where it is legal."""
+
+    schedule: Schedule
+    vpp: int
+    contents: tuple[Device, ...]
+    legal: Mask
+
+
+def _shapes(space: Space, layout: Layout, batch: _Batch) -> Iterator[_Shape]:
+    """Every schedule and number of chunks that is legal for some rows of a batch."""
+    p, size = batch.where.p, len(batch.can_shard)
+    for name in space.names["schedule"]:
+        values = {**batch.values, "schedule": name}
+        legal = np.broadcast_to(space.legal(values, {"schedule"}), size)
+        if not legal.any():
+            continue
+        for vpp in space.numbers["vpp"]:
+            if space.legal({"pp": p, "schedule": name, "vpp": vpp}, {"vpp"}):
+                contents = layout(name, p, vpp)
+                if contents:
+                    yield _Shape(SCHEDULES[name], vpp, contents, legal)
+
+
+def _combine(
+    space: Space,
+    setting: Setting,
+    goal: _Goal,
+    best: Best,
+    tally: _Tally,
+    batch: _Batch,
+    shape: _Shape,
+) -> None:
+    """Time and memory of a batch of rows under one schedule, for every ZeRO stage."""
+    columns, where = batch.columns, batch.where
+    stages = [held(columns, shape.schedule, where, d, shape.vpp) for d in shape.contents]
+    line = pipeline(stages)
+    for zero in space.numbers["zero"]:
+        legal = shape.legal & batch.can_shard if zero else shape.legal
+        count = int(np.count_nonzero(legal))
+        tally.candidates += count
+        tally.pruned_by_memory += count
+        if not count or not len(batch.possible):
+            continue
+        needs = worst_memory(setting, where, zero, stages)
+        fits = legal[batch.possible] & (needs <= goal.memory_limit)
+        fitting = int(np.count_nonzero(fits))
+        if not fitting:
+            continue
+        tally.pruned_by_memory -= fitting
+        tally.evaluated += fitting
+        seconds = step_time(setting, where, shape.schedule, shape.vpp, zero, line).seconds
+        quick = fits & (seconds <= goal.max_step_time)
+        tally.too_slow += fitting - int(np.count_nonzero(quick))
+        scores = goal.score(seconds, needs, space.devices)
+        index = np.flatnonzero(quick & (scores <= best.threshold))
+        if len(index):
+            best.offer(scores[index], _keys(space, setting, batch, shape, zero, index))
+
+
+def _keys(
+    space: Space,
+    setting: Setting,
+    batch: _Batch,
+    shape: _Shape,
+    zero: int,
+    index: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """The identifying columns of some rows, in the order of ``KEY``."""
+    rows, same = batch.columns.rows, np.ones(len(index), dtype=np.int64)
+    constant = {
+        "devices": space.devices,
+        "pp": batch.where.p,
+        "vpp": shape.vpp,
+        "zero": zero,
+        "schedule": TRAINING_AXES["schedule"].values.index(shape.schedule.name),
+        "dispatch": TRAINING_AXES["dispatch"].values.index(setting.dispatch),
+        "context_parallel": TRAINING_AXES["context_parallel"].values.index(
+            setting.context_parallel
+        ),
+    }
+    columns = [
+        constant[name] * same if name in constant else getattr(rows, name)[index] for name in KEY
+    ]
+    return np.stack(columns, axis=1)

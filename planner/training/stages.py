@@ -1,0 +1,98 @@
+"""How layers spread over pipeline stages, and which devices of a pipeline differ.
+
+Stages may be unequal.  The rule: every stage gets ``L // S`` layers, and the ``L % S`` left over go
+to the middle stages first, then the first, then the last, so the stages that carry the vocabulary
+have the fewest.  A multi-token-prediction layer counts as one of the last stage's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from planner.costs.pipeline import Schedule
+from planner.specs.model import Layer, ModelSpec
+from planner.specs.parallelism import chunks
+
+
+@dataclass(frozen=True)
+class Device:
+    """What one device of the pipeline holds, and the share of its work in a micro-batch.
+
+    ``layers`` counts each of the model's distinct layers.  ``share`` is 1, or 1/2 where a device
+    serves two directions and each micro-batch takes one of them.
+    """
+
+    layers: tuple[int, ...]
+    embeddings: int
+    heads: int
+    mtp: int
+    share: float
+    position: int
+    """The first device of the pipeline with these contents; it keeps the most activations."""
+    count: int = 1
+    """Devices of the pipeline with these contents."""
+
+
+def distinct_layers(layers: Sequence[Layer]) -> list[Layer]:
+    """Layers that differ, in order of first appearance."""
+    return list(dict.fromkeys(layers))
+
+
+def split(num_layers: int, stages: int, mtp: int = 0) -> list[int]:
+    """Layers a stage, by the rule of this module.
+
+    >>> split(61, 16, 1)
+    [3, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 3]
+    """
+    base, extra = divmod(num_layers + mtp, stages)
+    middle = list(range(1, stages - 1))
+    order = [*middle, 0, stages - 1] if stages > 1 else [0]
+    counts = [base] * stages
+    for index in order[:extra]:
+        counts[index] += 1
+    counts[-1] -= mtp
+    return counts
+
+
+@lru_cache(maxsize=4096)
+def devices(model: ModelSpec, schedule: Schedule, p: int, vpp: int, mtp: bool) -> tuple[Device, ...]:
+    """The distinct devices of a pipeline of ``p``; empty when some stage would have no layer.
+
+    Grouping keeps the result exact: devices with the same contents take the same time, and the
+    first of them keeps the most activations.
+    """
+    per_device = chunks(schedule.name, vpp)
+    stages = p * per_device
+    mtp_layers = len(model.mtp_layers) if mtp else 0
+    counts = split(model.num_layers, stages, mtp_layers)
+    if min(counts[:-1], default=1) < 1 or counts[-1] + mtp_layers < 1 or counts[-1] < 0:
+        return ()
+    kinds = {layer: i for i, layer in enumerate(distinct_layers(model.layers))}
+    starts = [sum(counts[:i]) for i in range(stages)]
+
+    def contents(stage: int) -> tuple[int, ...]:
+        held = [0] * len(kinds)
+        for layer in model.layers[starts[stage] : starts[stage] + counts[stage]]:
+            held[kinds[layer]] += 1
+        return tuple(held)
+
+    per_stage = [contents(stage) for stage in range(stages)]
+    found: dict[tuple[object, ...], Device] = {}
+    share = 0.5 if schedule.layout == "mirror" else 1.0
+    for d in range(p):
+        if schedule.layout == "line":
+            held = [d + j * p for j in range(per_device)]
+        elif schedule.layout == "vee":
+            held = [d, 2 * p - 1 - d]
+        else:
+            held = [d, p - 1 - d]
+        layers = tuple(sum(column) for column in zip(*(per_stage[s] for s in held), strict=True))
+        last = held.count(stages - 1)
+        key = (layers, held.count(0), last)
+        if key in found:
+            found[key] = replace(found[key], count=found[key].count + 1)
+        else:
+            found[key] = Device(layers, held.count(0), last, last * mtp_layers, share, d)
+    return tuple(found.values())
