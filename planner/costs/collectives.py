@@ -1,10 +1,9 @@
 """Time of a collective on a tiered network: latency that grows with the group, then bandwidth.
 
-A group that spans several tiers runs hierarchically: the k members that meet at a tier exchange
-what the domains inside have already reduced or not yet spread, ``1/g`` of the buffer where ``g``
-ranks share a domain and each drives its own link.  The tiers' transfers are pipelined, so their
-bandwidth terms overlap and the slowest one counts; latencies add up.  On a tier with measured
-lines (one NVLink node) the fitted two-protocol line is used instead of nominal figures.
+A group that spans several tiers runs as NCCL's rings do: the whole ring's traffic crosses every
+tier, and where ``g`` ranks share a domain, ``g`` rings each drive one of its links.  The tiers'
+transfers are pipelined, so the slowest counts; latencies add up.  On a tier with measured lines
+(one NVLink node) the fitted two-protocol line is used instead of nominal figures.
 """
 
 from __future__ import annotations
@@ -59,17 +58,17 @@ def _hierarchical(
     inner: Int = 1
     for tier, outer in zip(net.tiers, members(net, size, stride), strict=True):
         ranks = np.asarray(outer) // inner
-        traffic = passes * (ranks - 1.0) / ranks * nbytes / inner
+        traffic = passes * (outer - 1.0) / outer * nbytes / inner
         ring = passes * (ranks - 1.0)
         steps = np.minimum(ring, 2 * _log2(ranks)) if operation == "all_reduce" else ring
         stage_latency, stage_transfer = _stage(tier, operation, ranks, steps, traffic)
         latency = latency + stage_latency
         transfer = np.maximum(transfer, stage_transfer)
         inner = outer
-    return latency + transfer
+    return latency + net.slowdown * transfer
 
 
-@term("sum of latencies + max over tiers of 2 (k-1)/k S / (g B)", NCCL_TESTS)
+@term("sum of latencies + max over tiers of 2 (n-1)/n S / (g B)", NCCL_TESTS)
 def all_reduce(net: Network, size: Int, stride: Int, nbytes: Seconds) -> Seconds:
     """Sum a buffer over a group and leave the result everywhere [s].
 
@@ -83,13 +82,13 @@ def all_reduce(net: Network, size: Int, stride: Int, nbytes: Seconds) -> Seconds
     return _hierarchical(net, "all_reduce", size, stride, nbytes, passes=2)
 
 
-@term("sum of latencies + max over tiers of (k-1)/k S / (g B)", NCCL_TESTS)
+@term("sum of latencies + max over tiers of (n-1)/n S / (g B)", NCCL_TESTS)
 def all_gather(net: Network, size: Int, stride: Int, nbytes: Seconds) -> Seconds:
     """Collect a buffer of ``nbytes`` in total [B] from the shards of a group on every rank [s]."""
     return _hierarchical(net, "all_gather", size, stride, nbytes, passes=1)
 
 
-@term("sum of latencies + max over tiers of (k-1)/k S / (g B)", NCCL_TESTS)
+@term("sum of latencies + max over tiers of (n-1)/n S / (g B)", NCCL_TESTS)
 def reduce_scatter(net: Network, size: Int, stride: Int, nbytes: Seconds) -> Seconds:
     """Sum a buffer of ``nbytes`` on every rank [B] and leave one shard on each [s]."""
     return _hierarchical(net, "reduce_scatter", size, stride, nbytes, passes=1)
@@ -113,7 +112,7 @@ def all_to_all(net: Network, size: Int, stride: Int, nbytes: Seconds) -> Seconds
         latency = latency + stage_latency
         transfer = np.maximum(transfer, stage_transfer)
         inner = outer
-    return latency + transfer
+    return latency + net.slowdown * transfer
 
 
 @term("ceil(log2 n) alpha + S / B", Ref("Thakur et al. 2005, IJHPCA 19(1)", "section 4, broadcast"))
@@ -128,7 +127,7 @@ def broadcast(net: Network, size: Int, stride: Int, nbytes: Seconds) -> Seconds:
         latency = latency + stage_latency
         transfer = np.maximum(transfer, stage_transfer)
         inner = outer
-    return latency + transfer
+    return latency + net.slowdown * transfer
 
 
 @term("alpha + S / B", Ref("Hockney 1994, Parallel Computing 20(3)", "equation 1"))
@@ -139,6 +138,6 @@ def point_to_point(net: Network, stride: Int, nbytes: Seconds) -> Seconds:
     for tier, domain in zip(net.tiers, net.domains, strict=True):
         here = ~reached & (np.asarray(stride) < domain)
         rate = min(tier.pair_bandwidth, tier.bandwidth / tier.oversubscription) * tier.efficiency
-        seconds = np.where(here, tier.latency + nbytes / rate, seconds)
+        seconds = np.where(here, tier.latency + net.slowdown * nbytes / rate, seconds)
         reached = reached | here
     return seconds

@@ -117,12 +117,12 @@ def attention(
     attended : float or (n,)
         Keys that an average query attends to, whole tiles counted (``attended_keys``).
     passes : float
-        Matrix products relative to the forward pass: 1, or 2.5 for the backward pass, which
-        recomputes the scores and does five products instead of two.
+        Work relative to the forward pass's two matrix products, at the forward pass's rate.
     """
     kernel = parameters(device, "attention", "bf16")
     width = key_dim + value_dim
-    flops = passes * 2.0 * width * batch * heads * queries * attended
+    narrow = min(1.0, width / 256.0) ** kernel.head_dim_exponent
+    flops = passes * 2.0 * width * batch * heads * queries * attended / narrow
     nbytes = passes * 2.0 * batch * queries * width * (heads + kv_heads)
     return smooth_roofline(device, kernel, "bf16", flops, nbytes)
 

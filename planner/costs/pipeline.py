@@ -149,3 +149,24 @@ SCHEDULES = {
         ),
     )
 }
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What keeping the vocabulary layers elsewhere adds to the micro-batches in flight."""
+
+    extra: float = 0.0
+    factor: float = 1.0
+    synchronous: bool = False
+    """Every micro-batch waits for an all-reduce of its hidden state over the pipeline."""
+
+
+VOCABULARY = {
+    "ends": Vocabulary(),
+    "redistributed": Vocabulary(),
+    "vocab-1": Vocabulary(extra=2.0),
+    "vocab-2": Vocabulary(extra=1.0),
+    "interlaced": Vocabulary(factor=1.5, synchronous=True),
+}
+"""In flight under 1F1B: p + 2 with two barriers, p + 1 with one, 1.5 p interlaced
+(arXiv 2411.05288, sections 5.2 and 6.4)."""

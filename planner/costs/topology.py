@@ -26,9 +26,11 @@ class Network:
     tiers: tuple[Tier, ...]
     domains: tuple[int, ...]
     devices: int
+    slowdown: float = 1.0
+    """Transfer time inside a job over that of an isolated benchmark."""
 
 
-def network(cluster: Cluster, devices: int) -> Network:
+def network(cluster: Cluster, devices: int, slowdown: float = 1.0) -> Network:
     """Lay ``devices`` out on the cluster, the same number in every domain of a tier.
 
     A job of 256 devices on racks of 72 uses 64 of each rack; the rest stays idle.
@@ -41,7 +43,7 @@ def network(cluster: Cluster, devices: int) -> Network:
         ]
         inner = fitting[-1] if fitting else inner
         domains.append(inner)
-    return Network(cluster.tiers, (*domains, devices), devices)
+    return Network(cluster.tiers, (*domains, devices), devices, slowdown)
 
 
 @term(

@@ -29,7 +29,6 @@ def feedforward_part(setting: Setting, spec: DenseFeedForward, sharding: Shardin
 
     norm = moved("norm", 4.0 * outside * hidden)
     activate = moved("activation", activation)
-    host = leaf("host", job.software.host, "host")
     forward = seq(
         "feed-forward",
         [
@@ -40,7 +39,6 @@ def feedforward_part(setting: Setting, spec: DenseFeedForward, sharding: Shardin
             down.forward,
             edges.leave,
             moved("residual", residual),
-            host,
         ],
     )
     backward = seq(
@@ -52,7 +50,6 @@ def feedforward_part(setting: Setting, spec: DenseFeedForward, sharding: Shardin
             up.backward,
             edges.leave_backward,
             moved("norm and residual, backward", 8.0 * outside * hidden + residual, 2.0),
-            host,
         ],
     )
     weight = seq("feed-forward, weight gradients", [down.weight, up.weight])

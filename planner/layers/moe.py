@@ -74,7 +74,6 @@ def moe_part(
     permute_bytes = 4.0 * (copies + rows / etp) * hidden
     always = spec.shared_width + spec.dense_width
     shared = _always_active(setting, spec, tokens, tp) if always else None
-    host = leaf("host", job.software.host, "host")
     norm = moved("norm and residual", 10.0 * tokens * hidden, 2.0)
     forward = seq(
         "experts",
@@ -88,7 +87,6 @@ def moe_part(
             exchange,
             moved("unpermute and weigh", permute_bytes),
             *([shared.forward] if shared else []),
-            host,
         ],
     )
     backward = seq(
@@ -103,7 +101,6 @@ def moe_part(
             router.backward,
             *([shared.backward] if shared else []),
             moved("norm and residual, backward", 14.0 * tokens * hidden, 2.0),
-            host,
         ],
     )
     weight = seq(

@@ -22,6 +22,8 @@ class SmoothRoofline:
     memory: float
     launch: float
     smoothness: float
+    head_dim_exponent: float = 0.0
+    """Attention only: heads narrower than 128 reach ``(d / 128) ** exponent`` of the rate."""
     source: str = "assumed"
     error: float | None = None
     """Mean absolute percentage error on rows that were not fitted, as a fraction."""

@@ -51,6 +51,11 @@ TRAINING_AXES = {
             "pipeline schedule",
             ("1f1b", "interleaved-1f1b", "gpipe", "zb-h1", "zb-v", "v-half", "dualpipe"),
         ),
+        Axis(
+            "vocabulary",
+            "where a pipeline keeps the vocabulary layers; searched only when asked for",
+            ("ends", "redistributed", "vocab-1", "vocab-2", "interlaced"),
+        ),
         Axis("dispatch", "how tokens reach experts", ("all-to-all", "all-gather")),
         Axis("context_parallel", "how context-parallel ranks attend", ("ring", "ulysses")),
     )
@@ -73,6 +78,7 @@ class Configuration:
     sequence_parallel: int = 0
     recompute: str = "none"
     schedule: str = "1f1b"
+    vocabulary: str = "ends"
     dispatch: str = "all-to-all"
     context_parallel: str = "ring"
 
@@ -219,6 +225,13 @@ def training_rules(model: ModelSpec, job: TrainingJob, devices: int) -> list[Rul
             | ((v["pp"] > 1) & ((v["schedule"] != "dualpipe") | (v["pp"] % 2 == 0))),
         ),
         Rule(
+            "vocabulary and schedule",
+            "vocabulary layers move off the ends only under 1f1b or v-half with pp > 1",
+            ("pp", "schedule", "vocabulary"),
+            lambda v: (v["vocabulary"] == "ends")
+            | ((v["pp"] > 1) & (v["schedule"] in ("1f1b", "v-half"))),
+        ),
+        Rule(
             "micro-batches and schedule",
             "interleaved-1f1b needs micro-batches in multiples of pp; dualpipe an even number,"
             " at least 2 pp",
@@ -228,6 +241,12 @@ def training_rules(model: ModelSpec, job: TrainingJob, devices: int) -> list[Rul
                 "dualpipe": lambda: (microbatches(v) % 2 == 0)
                 & (microbatches(v) >= 2 * v["pp"]),
             }.get(v["schedule"], lambda: np.full(np.shape(v["micro_batch"]), True))(),
+        ),
+        Rule(
+            "ZeRO 2 and stages",
+            "zero=2 needs pp=1: a pipeline accumulates whole gradients, which is zero=1",
+            ("pp", "zero"),
+            lambda v: (v["zero"] != 2) | (v["pp"] == 1),
         ),
         Rule(
             "ZeRO over ranks",

@@ -18,8 +18,8 @@ class Precision:
     matrix: str
     """Datatype of the layers' GEMMs."""
     cast_bytes: float
-    """Extra bytes moved per operand element to quantise it (read 16 bits, write twice: as it is
-    and transposed)."""
+    """Extra bytes moved per operand element, beyond what the measured kernels include: scales and
+    the transposed copy that the weight gradient reads."""
 
 
 PRECISIONS = {
@@ -27,9 +27,9 @@ PRECISIONS = {
     for p in (
         Precision("bf16", "bf16", 0.0),
         Precision("fp16", "fp16", 0.0),
-        Precision("fp8", "fp8", 4.0),
-        Precision("mxfp8", "mxfp8", 4.0),
-        Precision("nvfp4", "nvfp4", 3.1),
+        Precision("fp8", "fp8", 2.0),
+        Precision("mxfp8", "mxfp8", 2.0),
+        Precision("nvfp4", "nvfp4", 2.0),
     )
 }
 
@@ -39,8 +39,8 @@ class Software:
     """How a training framework behaves where that changes the time or the memory.
 
     ``traffic`` and ``host`` are fitted (docs/validation.md says on what): the bytes that the
-    framework's elementwise kernels move relative to the closed form, and the time that it needs
-    outside the kernels for each layer and direction.
+    framework's elementwise kernels move relative to the closed form, and the time [s] that the host
+    needs at least to launch one pass over one layer.
     """
 
     name: str
@@ -77,6 +77,8 @@ SOFTWARE = {
             fused_attention=False,
             overlaps_gradients=False,
             dropout=True,
+            traffic=1.3,
+            host=1.2e-3,
         ),
     )
 }

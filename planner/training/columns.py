@@ -143,28 +143,30 @@ def layer_name(layer: Layer) -> str:
     return f"{mixer} + {'experts' if moe else 'feed-forward'}"
 
 
-def combine(parts: tuple[Part, ...], recompute: NDArray[np.int64], saved_input: Array) -> LayerColumns:
+def combine(
+    parts: tuple[Part, ...], recompute: NDArray[np.int64], saved_input: Array, host: float
+) -> LayerColumns:
     """Add a layer's parts under each row's recomputation policy.
 
-    ``saved_input`` is what full recomputation keeps: the layer's input [B].
+    ``saved_input`` is what full recomputation keeps: the layer's input [B].  ``host`` [s] is the
+    least time of one pass over the layer, in which the host launches its kernels.
     """
-    forward = sum(p.forward.seconds for p in parts)
-    plain = sum(p.backward.seconds + p.weight.seconds for p in parts)
-    again = sum(p.again.seconds for p in parts)
-    exchange = sum(p.exchange for p in parts)
-    kept = sum(p.kept for p in parts)
-    selective = sum(p.kept_selective for p in parts)
     policy = np.minimum(recompute, 2)
     full = policy == 2
-    stays = np.choose(policy, [kept, selective, saved_input])
     ones = np.ones(len(recompute))
+    forward = np.maximum(sum(p.forward.seconds for p in parts), host) * ones
+    plain = np.maximum(sum(p.backward.seconds + p.weight.seconds for p in parts), host) * ones
+    again = sum(p.again.seconds for p in parts) * ones
+    kept = sum(p.kept for p in parts) * ones
+    selective = sum(p.kept_selective for p in parts) * ones
+    stays = np.choose(policy, [kept, selective, saved_input])
     return LayerColumns(
-        forward * ones,
-        plain + np.choose(policy, [0.0 * ones, again * ones, forward * ones]),
+        forward,
+        plain + np.choose(policy, [0.0 * ones, again, forward]),
         sum(p.weight.seconds for p in parts) * ones,
-        exchange * (2.0 + full),
-        stays * ones,
-        (kept - stays) * ones,
+        sum(p.exchange for p in parts) * (2.0 + full),
+        stays,
+        kept - stays,
         sum(p.parameters for p in parts) * ones,
         sum(p.expert_parameters for p in parts) * ones,
     )
@@ -188,18 +190,19 @@ def build(setting: Setting, model: ModelSpec, rows: Rows) -> tuple[Columns, dict
         "embedding": LayerParts("embedding", (embedding,)),
         "head": LayerParts("head", (head,)),
     }
+    host = setting.job.software.host
     mtp = None
     if model.mtp_layers and setting.job.mtp:
         own = layer_parts(setting, model.mtp_layers[0], rows)
         join = _dense(lambda k: _mtp_projection(setting, k), rows)
         reused = replace(head, parameters=0.0 * tokens)
         ends["mtp"] = LayerParts("multi-token prediction", (*own.parts, join, reused))
-        mtp = combine(ends["mtp"].parts, rows.recompute, saved + head.kept)
+        mtp = combine(ends["mtp"].parts, rows.recompute, saved + head.kept, host)
     columns = Columns(
         rows,
-        tuple(combine(layer.parts, rows.recompute, saved) for layer in found),
-        combine((embedding,), nothing, saved),
-        combine((head,), nothing, saved),
+        tuple(combine(layer.parts, rows.recompute, saved, host) for layer in found),
+        combine((embedding,), nothing, saved, 0.0),
+        combine((head,), nothing, saved, 0.0),
         mtp,
         2.0 * tokens / s.tp * setting.hidden,
     )

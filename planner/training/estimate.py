@@ -15,6 +15,7 @@ from planner.specs.hardware import Cluster
 from planner.specs.model import ModelSpec
 from planner.specs.parallelism import TRAINING_AXES, Configuration
 from planner.specs.workload import TrainingJob
+from planner.training import fitted
 from planner.training.columns import LayerParts, Rows, build
 from planner.training.stages import devices
 from planner.training.step import (
@@ -65,7 +66,7 @@ def estimate(
     PlannerError
         When a pipeline stage would be left without a layer.
     """
-    net = topology.network(cluster, configuration.devices)
+    net = topology.network(cluster, configuration.devices, fitted.LINK_SLOWDOWN)
     setting = Setting(
         cluster.accelerator,
         net,
@@ -76,15 +77,15 @@ def estimate(
     )
     columns, parts = build(setting, model, rows_of(configuration))
     schedule = SCHEDULES[configuration.schedule]
-    contents = devices(model, schedule, configuration.pp, configuration.vpp, job.mtp)
+    vpp, zero, vocabulary = configuration.vpp, configuration.zero, configuration.vocabulary
+    contents = devices(model, schedule, configuration.pp, vpp, job.mtp, vocabulary)
     if not contents:
         raise PlannerError(
             f"rule 'layers over stages': {model.num_layers} layers leave a stage of"
             f" pp={configuration.pp}, vpp={configuration.vpp} empty."
         )
     where = spread(setting, columns, configuration.pp)
-    stages = [held(columns, schedule, where, d, configuration.vpp) for d in contents]
-    vpp, zero = configuration.vpp, configuration.zero
+    stages = [held(columns, schedule, where, d, vpp, vocabulary) for d in contents]
     step = step_time(setting, where, schedule, vpp, zero, pipeline(stages))
     needs = [device_memory(setting, where, zero, stage) for stage in stages]
     worst = max(needs, key=lambda need: float(need.total[0]))
@@ -124,7 +125,7 @@ def _tree(step: Step, slowest: Held, parts: dict[str, LayerParts]) -> Cost:
 def _stage_tree(stage: Held, parts: dict[str, LayerParts]) -> Cost:
     """One micro-batch on one device: layers, vocabulary, recomputation, hidden exchange."""
     device = stage.device
-    counted: list[tuple[int, LayerParts]] = [
+    counted: list[tuple[float, LayerParts]] = [
         (count, parts[str(i)]) for i, count in enumerate(device.layers)
     ]
     if "mtp" in parts:
@@ -136,7 +137,7 @@ def _stage_tree(stage: Held, parts: dict[str, LayerParts]) -> Cost:
             continue
         trees = [tree for p in layer.parts for tree in (p.forward, p.backward, p.weight)]
         one = seq(layer.name, trees)
-        children.append(repeat(f"{count} x {layer.name}", one, count * device.share))
+        children.append(repeat(f"{count:g} x {layer.name}", one, count * device.share))
     plain = seq("one micro-batch", children)
     rest = stage.work - plain.seconds
     name = "recomputation" if np.all(rest >= 0) else "exchange hidden behind other micro-batches"

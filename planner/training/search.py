@@ -23,6 +23,7 @@ from planner.specs.hardware import Cluster
 from planner.specs.model import ModelSpec
 from planner.specs.parallelism import TRAINING_AXES, Configuration
 from planner.specs.workload import TrainingJob
+from planner.training import fitted
 from planner.training.columns import Columns, Rows, build
 from planner.training.space import Mask, Space, row_blocks, training_space
 from planner.training.stages import Device, distinct_layers
@@ -44,14 +45,15 @@ KEY = (
     "sequence_parallel",
     "recompute",
     "schedule",
+    "vocabulary",
     "dispatch",
     "context_parallel",
 )
 """Integer columns that identify a candidate, in the order in which ties break."""
 
 
-Layout = Callable[[str, int, int], tuple[Device, ...]]
-"""The distinct devices of a pipeline from its schedule, stages and chunks."""
+Layout = Callable[[str, int, int, str], tuple[Device, ...]]
+"""The distinct devices of a pipeline from its schedule, stages, chunks and vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def _configurations(best: Best) -> list[Configuration]:
     for key in best.ranked()[1]:
         values: dict[str, int | str] = dict(zip(KEY, key.tolist(), strict=True))
         total = int(values.pop("devices"))
-        for axis in ("recompute", "schedule", "dispatch", "context_parallel"):
+        for axis in ("recompute", "schedule", "vocabulary", "dispatch", "context_parallel"):
             values[axis] = TRAINING_AXES[axis].values[int(values[axis])]
         dp = total // (key[KEY.index("tp")] * key[KEY.index("cp")] * key[KEY.index("pp")])
         found.append(Configuration(dp=int(dp), **values))  # type: ignore[arg-type]
@@ -190,11 +192,11 @@ def _sweep(
     tally: _Tally,
 ) -> None:
     """Evaluate every candidate of a space."""
-    net = topology.network(cluster, space.devices)
+    net = topology.network(cluster, space.devices, fitted.LINK_SLOWDOWN)
 
     @cache
-    def layout(schedule: str, p: int, vpp: int) -> tuple[Device, ...]:
-        return distinct_devices(model, SCHEDULES[schedule], p, vpp, job.mtp)
+    def layout(schedule: str, p: int, vpp: int, vocabulary: str) -> tuple[Device, ...]:
+        return distinct_devices(model, SCHEDULES[schedule], p, vpp, job.mtp, vocabulary)
 
     for dispatch in space.names["dispatch"]:
         for kind in space.names["context_parallel"]:
@@ -288,6 +290,7 @@ class _Shape:
 
     schedule: Schedule
     vpp: int
+    vocabulary: str
     contents: tuple[Device, ...]
     legal: Mask
 
@@ -301,10 +304,13 @@ def _shapes(space: Space, layout: Layout, batch: _Batch) -> Iterator[_Shape]:
         if not legal.any():
             continue
         for vpp in space.numbers["vpp"]:
-            if space.legal({"pp": p, "schedule": name, "vpp": vpp}, {"vpp"}):
-                contents = layout(name, p, vpp)
-                if contents:
-                    yield _Shape(SCHEDULES[name], vpp, contents, legal)
+            if not space.legal({"pp": p, "schedule": name, "vpp": vpp}, {"vpp"}):
+                continue
+            for vocabulary in space.names["vocabulary"]:
+                chosen = {"pp": p, "schedule": name, "vocabulary": vocabulary}
+                contents = layout(name, p, vpp, vocabulary)
+                if contents and space.legal(chosen, {"vocabulary"}):
+                    yield _Shape(SCHEDULES[name], vpp, vocabulary, contents, legal)
 
 
 def _combine(
@@ -318,9 +324,14 @@ def _combine(
 ) -> None:
     """Time and memory of a batch of rows under one schedule, for every ZeRO stage."""
     columns, where = batch.columns, batch.where
-    stages = [held(columns, shape.schedule, where, d, shape.vpp) for d in shape.contents]
+    stages = [
+        held(columns, shape.schedule, where, device, shape.vpp, shape.vocabulary)
+        for device in shape.contents
+    ]
     line = pipeline(stages)
     for zero in space.numbers["zero"]:
+        if not space.legal({"pp": where.p, "zero": zero}, {"zero"}):
+            continue
         legal = shape.legal & batch.can_shard if zero else shape.legal
         count = int(np.count_nonzero(legal))
         tally.candidates += count
@@ -358,12 +369,14 @@ def _keys(
         "pp": batch.where.p,
         "vpp": shape.vpp,
         "zero": zero,
-        "schedule": TRAINING_AXES["schedule"].values.index(shape.schedule.name),
-        "dispatch": TRAINING_AXES["dispatch"].values.index(setting.dispatch),
-        "context_parallel": TRAINING_AXES["context_parallel"].values.index(
-            setting.context_parallel
-        ),
     }
+    named = {
+        "schedule": shape.schedule.name,
+        "vocabulary": shape.vocabulary,
+        "dispatch": setting.dispatch,
+        "context_parallel": setting.context_parallel,
+    }
+    constant |= {name: TRAINING_AXES[name].values.index(value) for name, value in named.items()}
     columns = [
         constant[name] * same if name in constant else getattr(rows, name)[index] for name in KEY
     ]

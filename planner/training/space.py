@@ -70,8 +70,11 @@ def training_space(
         "sequence_parallel": range(2),
     }
     numbers = {name: tuple(fixed.get(name, values)) for name, values in natural.items()}
+    unasked = {"vocabulary": ("ends",)}
     names = {
-        axis.name: tuple(v for v in axis.values if v in fixed.get(axis.name, axis.values))
+        axis.name: tuple(
+            v for v in axis.values if v in fixed.get(axis.name, unasked.get(axis.name, axis.values))
+        )
         for axis in TRAINING_AXES.values()
         if axis.values and axis.name != "sequence_parallel"
     }

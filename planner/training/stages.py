@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from planner.costs.pipeline import Schedule
+from planner.costs.terms import Ref, term
 from planner.specs.model import Layer, ModelSpec
 from planner.specs.parallelism import chunks
 
@@ -25,8 +25,8 @@ class Device:
     """
 
     layers: tuple[int, ...]
-    embeddings: int
-    heads: int
+    embeddings: float
+    heads: float
     mtp: int
     share: float
     position: int
@@ -56,19 +56,46 @@ def split(num_layers: int, stages: int, mtp: int = 0) -> list[int]:
     return counts
 
 
-@lru_cache(maxsize=4096)
-def devices(model: ModelSpec, schedule: Schedule, p: int, vpp: int, mtp: bool) -> tuple[Device, ...]:
+@term(
+    "n_last minimises max(ceil((L - n_last) / (S - 1)), n_last + head FLOPs / layer FLOPs)",
+    Ref("arXiv 2411.05288 (Vocabulary Parallelism)", "section 6.2, Redis"),
+)
+def redistribute(model: ModelSpec, stages: int) -> list[int]:
+    """Layers a stage when the last stage gives up layers to make room for the head.
+
+    Weighs the head by its FLOPs per token against the mean layer's, as the paper does.
+    """
+    layers = model.num_layers
+    weight = model.embedding_parameters / (
+        sum(layer.active_parameters(model.hidden) for layer in model.layers) / layers
+    )
+
+    def longest(last: int) -> float:
+        return max(-(-(layers - last) // (stages - 1)), last + weight)
+
+    last = min(range(layers // stages, -1, -1), key=longest)
+    return [*split(layers - last, stages - 1), last]
+
+
+def devices(
+    model: ModelSpec, schedule: Schedule, p: int, vpp: int, mtp: bool, vocabulary: str = "ends"
+) -> tuple[Device, ...]:
     """The distinct devices of a pipeline of ``p``; empty when some stage would have no layer.
 
     Grouping keeps the result exact: devices with the same contents take the same time, and the
-    first of them keeps the most activations.
+    first of them keeps the most activations.  ``vocabulary`` other than ``ends`` and
+    ``redistributed`` gives every device an equal share of the vocabulary layers.
     """
     per_device = chunks(schedule.name, vpp)
     stages = p * per_device
     mtp_layers = len(model.mtp_layers) if mtp else 0
-    counts = split(model.num_layers, stages, mtp_layers)
-    if min(counts[:-1], default=1) < 1 or counts[-1] + mtp_layers < 1 or counts[-1] < 0:
-        return ()
+    if vocabulary == "redistributed":
+        counts = redistribute(model, stages)
+    else:
+        counts = split(model.num_layers, stages, mtp_layers)
+        if min(counts[:-1], default=1) < 1 or counts[-1] + mtp_layers < 1 or counts[-1] < 0:
+            return ()
+    spread = vocabulary not in ("ends", "redistributed")
     kinds = {layer: i for i, layer in enumerate(distinct_layers(model.layers))}
     starts = [sum(counts[:i]) for i in range(stages)]
 
@@ -89,10 +116,11 @@ def devices(model: ModelSpec, schedule: Schedule, p: int, vpp: int, mtp: bool) -
         else:
             held = [d, p - 1 - d]
         layers = tuple(sum(column) for column in zip(*(per_stage[s] for s in held), strict=True))
-        last = held.count(stages - 1)
-        key = (layers, held.count(0), last)
+        first, last = held.count(0), held.count(stages - 1)
+        ends = (1.0 / p, 1.0 / p) if spread else (float(first), float(last))
+        key = (layers, ends, last * mtp_layers)
         if key in found:
             found[key] = replace(found[key], count=found[key].count + 1)
         else:
-            found[key] = Device(layers, held.count(0), last, last * mtp_layers, share, d)
+            found[key] = Device(layers, *ends, last * mtp_layers, share, d)
     return tuple(found.values())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.costs import collectives, kernels, memory
-from planner.costs.pipeline import Others, Schedule
+from planner.costs.pipeline import VOCABULARY, Others, Schedule
 from planner.costs.terms import Ref, term
 from planner.costs.topology import Int, Network
 from planner.costs.tree import Seconds
@@ -69,6 +69,8 @@ class Spread:
     all_reduce: tuple[Line, Line]
     transfer: Array
     """One hand-over between neighbouring stages [s]."""
+    synchronise: Array
+    """One all-reduce of a hand-over's bytes over the pipeline [s]."""
 
 
 def spread(setting: Setting, columns: Columns, p: int) -> Spread:
@@ -86,10 +88,12 @@ def spread(setting: Setting, columns: Columns, p: int) -> Spread:
             long_line(collective, net, expert_shards, meshed),
         )
 
+    transfer = synchronise = np.zeros(len(rows))
     if p > 1:
-        transfer = collectives.point_to_point(net, dense * dp, columns.boundary)
-    else:
-        transfer = np.zeros(len(rows))
+        transfer = np.asarray(collectives.point_to_point(net, dense * dp, columns.boundary))
+        synchronise = np.asarray(
+            collectives.all_reduce(net, np.full(len(rows), p), dense * dp, columns.boundary)
+        )
     return Spread(
         p,
         dp.astype(float),
@@ -99,7 +103,8 @@ def spread(setting: Setting, columns: Columns, p: int) -> Spread:
         both(collectives.reduce_scatter),
         both(collectives.all_gather),
         both(collectives.all_reduce),
-        np.asarray(transfer),
+        transfer,
+        synchronise,
     )
 
 
@@ -123,17 +128,28 @@ class Held:
         return self.forward + self.backward
 
 
-def held(columns: Columns, schedule: Schedule, where: Spread, device: Device, vpp: int) -> Held:
+def held(
+    columns: Columns,
+    schedule: Schedule,
+    where: Spread,
+    device: Device,
+    vpp: int,
+    vocabulary: str = "ends",
+) -> Held:
     """Sum what a device holds."""
+    moved = VOCABULARY[vocabulary]
     per_device = chunks(schedule.name, vpp)
     in_flight = schedule.in_flight(where.num_microbatches, where.p, device.position, per_device)
-    ends: list[tuple[int, LayerColumns]] = [(device.embeddings, columns.embedding)]
-    layers = list(zip(device.layers, columns.layers, strict=True))
+    in_flight = np.minimum(where.num_microbatches, in_flight * moved.factor + moved.extra)
+    ends: list[tuple[float, LayerColumns]] = [(device.embeddings, columns.embedding)]
+    layers: list[tuple[float, LayerColumns]] = list(
+        zip(device.layers, columns.layers, strict=True)
+    )
     if columns.mtp is not None:
         layers.append((device.mtp, columns.mtp))
     ends.append((device.heads, columns.head))
 
-    def total(name: str, parts: list[tuple[int, LayerColumns]]) -> Array:
+    def total(name: str, parts: list[tuple[float, LayerColumns]]) -> Array:
         value = np.zeros(len(columns.rows))
         for count, part in parts:
             if count:
@@ -150,6 +166,8 @@ def held(columns: Columns, schedule: Schedule, where: Spread, device: Device, vp
             workspace = np.maximum(workspace, part.workspace)
     forward = device.share * total("forward", everything)
     backward = device.share * total("backward", everything)
+    if moved.synchronous:
+        forward, backward = forward + where.synchronise, backward + where.synchronise
     if schedule.hides_exchange:
         exchange = device.share * total("exchange", layers)
         hidden = np.minimum(exchange, forward + backward - exchange)

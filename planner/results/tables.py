@@ -1,0 +1,169 @@
+"""A ranking as a table: for terminals, pipes, spreadsheets and notebooks.
+
+People see the columns that the ranking names, rounded; programs see raw SI values.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from planner.results.format import assignments, show
+from planner.results.plan import Plan
+from planner.results.ranking import Column, Ranking
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Value = float | int | str | None
+
+
+def shown_columns(ranking: Ranking, plans: Sequence[Plan] | None = None) -> list[Column]:
+    """The columns that say something: optional ones only where a plan is unusual."""
+    chosen = ranking.plans if plans is None else plans
+    return [
+        column
+        for column in ranking.columns
+        if not column.optional or any(plan[column.name] != column.usual for plan in chosen)
+    ]
+
+
+def folded_columns(
+    ranking: Ranking, plans: Sequence[Plan], width: int | None
+) -> tuple[list[Column], str]:
+    """The columns that fit into ``width`` characters, and a line with what was left out.
+
+    Axes on which all plans agree leave the table, from the right, and are named below it.
+    """
+    columns = shown_columns(ranking, plans)
+    same = [c for c in columns if plans and c.name in plans[0].configuration]
+    same = [c for c in same if all(plan[c.name] == plans[0][c.name] for plan in plans)]
+    folded: list[Column] = []
+    while same and width is not None and _width(ranking, plans, columns) > width:
+        folded.insert(0, same.pop())
+        columns = [column for column in columns if column not in folded]
+    text = assignments({column.name: plans[0][column.name] for column in folded})
+    return columns, f"all plans: {text}" if folded else ""
+
+
+def _width(ranking: Ranking, plans: Sequence[Plan], columns: Sequence[Column]) -> int:
+    """Characters of the table for people, three between columns."""
+    headers, rows = _cells(ranking, plans, columns)
+    widths = (max(len(row[i]) for row in [headers, *rows]) for i in range(len(headers)))
+    return sum(width + 3 for width in widths)
+
+
+def _cells(
+    ranking: Ranking, plans: Sequence[Plan], columns: Sequence[Column]
+) -> tuple[list[str], list[list[str]]]:
+    """Headers and rounded cells."""
+    units = {name: metric.unit for name, metric in ranking.definitions.items()}
+    rows = [
+        [str(plan.rank), *(show(plan[c.name], units.get(c.name, "")) for c in columns)]
+        for plan in plans
+    ]
+    return ["#", *(column.header for column in columns)], rows
+
+
+def footer(ranking: Ranking) -> str:
+    """One line about the search and the expected error."""
+    found = ranking.search
+    parts = []
+    if found.get("candidates"):
+        text = f"searched {found['candidates']:,} candidates"
+        if found.get("seconds") is not None:
+            text += f" in {found['seconds']:.1f} s"
+        parts.append(f"{text}, {found.get('evaluated', 0):,} evaluated")
+    band = ranking.bands.get("time")
+    if band is None or band.p90 is None:
+        parts.append("expected error unknown: no measured rows")
+    else:
+        like = "unlike any evidence" if band.unlike_any_evidence else "measured rows like this"
+        parts.append(f"expected error ±{100.0 * band.p90:.0f} % ({band.rows:,} rows, {like})")
+    if ranking.baseline is not None:
+        scale = ranking.baseline.scale
+        parts.append("gain is over the baseline" + (f", scale {scale:.3f}" if scale != 1 else ""))
+    return "; ".join(parts)
+
+
+def ranking_table(
+    ranking: Ranking, plans: Sequence[Plan] | None = None, width: int | None = None
+) -> Table:
+    """The table for a terminal of ``width`` characters, as a rich renderable.
+
+    ``plans`` may be the Pareto front instead of the ranking's plans.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    chosen = ranking.plans if plans is None else plans
+    columns, folded = folded_columns(ranking, chosen, width)
+    headers, rows = _cells(ranking, chosen, columns)
+    caption = "\n".join(filter(None, [folded, footer(ranking)]))
+    table = Table(box=SIMPLE_HEAD, caption=caption, caption_justify="left", pad_edge=False)
+    for header in headers:
+        words = header in ("schedule", "recompute", "dispatch", "context parallel")
+        table.add_column(header, justify="left" if words else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def ranking_tsv(ranking: Ranking, plans: Sequence[Plan] | None = None) -> str:
+    """The table for a pipe: the same columns by name, raw SI values, tabs between."""
+    columns = shown_columns(ranking, plans)
+    chosen = ranking.plans if plans is None else plans
+    lines = [["rank", *(column.name for column in columns)]]
+    lines += [[str(p.rank), *(_raw(p[column.name]) for column in columns)] for p in chosen]
+    return "".join("\t".join(line) + "\n" for line in lines)
+
+
+def complete_rows(
+    ranking: Ranking, plans: Sequence[Plan] | None = None
+) -> tuple[list[str], list[list[Value]]]:
+    """Names and raw values of every axis, metric and kind of memory."""
+    chosen = ranking.plans if plans is None else plans
+    first = chosen[0] if chosen else None
+    axes = list(first.configuration) if first else []
+    kinds = list(first.memory) if first else []
+    metrics = [name for name in ranking.definitions if name not in axes]
+    names = ["rank", *axes, *metrics, *(f"memory_{kind}" for kind in kinds)]
+    rows: list[list[Value]] = [
+        [
+            plan.rank,
+            *(plan.configuration[axis] for axis in axes),
+            *(plan.metrics.get(name) for name in metrics),
+            *(plan.memory[kind] for kind in kinds),
+        ]
+        for plan in chosen
+    ]
+    return names, rows
+
+
+def ranking_csv(ranking: Ranking, plans: Sequence[Plan] | None = None) -> str:
+    """Every number of every plan, one line each; an empty cell where there is none."""
+    names, rows = complete_rows(ranking, plans)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([_raw(value) for value in row] for row in rows)
+    return out.getvalue()
+
+
+def ranking_html(ranking: Ranking) -> str:
+    """The table for a notebook."""
+    headers, rows = _cells(ranking, ranking.plans, shown_columns(ranking))
+    head = "".join(f"<th>{escape(header)}</th>" for header in headers)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    caption = f"<caption>{escape(footer(ranking))}</caption>"
+    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _raw(value: Value) -> str:
+    """Text that reads back as the same value."""
+    return "" if value is None else str(value)

@@ -1,0 +1,98 @@
+"""What a model family builds into its code and does not say in its configuration.
+
+A row states the differences from the common decoder: RMS norms, no biases unless the configuration
+asks for them, rotary positions, an untied output head, and a gated feed-forward for SiLU.
+A family without a row is read by its configuration alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """Built-in choices; None leaves one to the configuration."""
+
+    gated: bool | None = None
+    qkv_bias: bool | None = None
+    """None: as ``attention_bias`` says."""
+    output_bias: bool | None = None
+    mlp_bias: bool | None = None
+    qk_norm: bool = False
+    qk_norm_full: bool = False
+    """The query-key norm, if there is one, spans all heads."""
+    output_gate: bool = False
+    sinks: bool = False
+    layer_norm_bias: bool = False
+    """Norms are LayerNorms with a bias beside the scale."""
+    norms: int = 2
+    """Norms of one layer."""
+    tied: bool = False
+    position_rows: int | None = None
+    """A learned position table with this many rows beyond the maximal position."""
+    expert_bias: bool = False
+    router_bias: bool = False
+    shared_experts: int = 0
+    shared_gate: bool = False
+    windows: str = "all"
+    """Which layers a window holds for: all, even (Gemma 2), late (Qwen2), three-of-four."""
+    embedding_norms: int = 0
+    head_bias: bool = False
+
+
+_GPT = Family(
+    gated=False, qkv_bias=True, output_bias=True, mlp_bias=True, layer_norm_bias=True, tied=True
+)
+"""GPT-2 and its descendants: every matrix with a bias, LayerNorm, GELU."""
+
+GPT_RECORD = _GPT
+"""A benchmark record with an ungated feed-forward and no model type."""
+
+COMMON = Family()
+
+
+def _with(base: Family, **changes: object) -> Family:
+    from dataclasses import replace
+
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+FAMILIES: dict[str, Family] = {
+    "llama": COMMON,
+    "mistral": COMMON,
+    "mixtral": COMMON,
+    "gpt": _GPT,
+    "gpt2": _with(_GPT, position_rows=0),
+    "opt": _with(_GPT, position_rows=2),
+    "bloom": _with(_GPT, embedding_norms=2),
+    "gpt_neox": _with(_GPT, tied=False),
+    "falcon": Family(gated=False, layer_norm_bias=True, tied=True, mlp_bias=False),
+    "qwen2": Family(qkv_bias=True, output_bias=False, windows="late"),
+    "qwen2_moe": Family(qkv_bias=True, output_bias=False, shared_gate=True, windows="late"),
+    "qwen3": Family(qk_norm=True, windows="late"),
+    "qwen3_moe": Family(qk_norm=True, windows="late"),
+    "qwen3_next": Family(qk_norm=True, output_gate=True, shared_gate=True),
+    "qwen3_5": Family(qk_norm=True, shared_gate=True),
+    "qwen3_5_moe": Family(qk_norm=True, shared_gate=True),
+    "mimo": Family(qkv_bias=True, output_bias=False, windows="late"),
+    "gemma": Family(gated=True, tied=True),
+    "gemma2": Family(gated=True, tied=True, norms=4, windows="even"),
+    "glm4_moe": Family(output_bias=False),
+    "gpt_oss": Family(sinks=True, expert_bias=True, router_bias=True),
+    "llama4": Family(shared_experts=1, windows="three-of-four"),
+    "minimax_m2": Family(qk_norm_full=True),
+    "minimax_m3": Family(gated=True),
+    "olmoe": Family(qk_norm=True, qk_norm_full=True),
+    "phimoe": Family(layer_norm_bias=True),
+    "dbrx": Family(),
+    "grok-1": Family(gated=True),
+    "nemotron_h": Family(gated=False),
+    "kimi_linear": Family(gated=True),
+}
+"""Rows by ``model_type``, without the suffix ``_text`` of a nested configuration."""
+
+
+def family(model_type: str) -> Family:
+    """The row of a model type, or the common one."""
+    return FAMILIES.get(model_type.removesuffix("_text"), COMMON)
