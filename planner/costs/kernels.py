@@ -6,6 +6,8 @@ datatype without parameters of its own takes those of the next wider one, and so
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from planner.costs.terms import Ref, term
@@ -17,11 +19,15 @@ ELEMENT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.03, "mxfp8": 1.
 """Bytes of one operand element with its share of the scales (one fp32 per 128, one e8m0 per 32,
 one e4m3 per 16)."""
 
+OPERAND_BITS = {
+    "fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "fp8_block": 8, "int8": 8, "mxfp8": 8, "nvfp4": 4
+}
+
 ATTENTION_TILE = 128
 """Rows of a causal tile: the diagonal tiles are computed whole."""
 
 _WIDER = {"nvfp4": "mxfp8", "mxfp8": "fp8", "fp8": "bf16", "fp16": "bf16", "fp32": "bf16"}
-_PEAK = {"mxfp8": "fp8", "nvfp4": "fp4"}
+_PEAK = {"mxfp8": "fp8", "fp8_block": "fp8", "nvfp4": "fp4"}
 
 TABLES = Ref("aiconfigurator-core 0.12.0 measured tables (Apache-2.0)", "gemm, attention, moe")
 
@@ -33,6 +39,43 @@ def peak(device: Accelerator, dtype: str) -> float:
         have = ", ".join(sorted(device.peak))
         raise PlannerError(f"{device.name} has no {name} matrix units; it has {have}.")
     return device.peak[name]
+
+
+SUSTAINED_FLOPS_PER_WATT = 1.1e12
+"""16-bit FLOP/s for each watt of the power limit that matrix units hold for hours.
+
+Median of 140 long GEMMs on a 1,000 W B200 in SimuMax's system file (configs/system/
+b200_bf16_ceperm.json, Apache-2.0): 0.49 of 2,250 TFLOP/s, where a short benchmark reaches 0.67.
+The H100's best 0.78 of 989 TFLOP/s at 700 W is the same 1.1.  Older chips stay below it."""
+
+
+@term(
+    "rate <= 1.1 TFLOP/s per W x 16 / bits",
+    Ref("MooreThreads/SimuMax", "configs/system/b200_bf16_ceperm.json"),
+)
+def sustained(device: Accelerator) -> Accelerator:
+    """The device as it runs for hours: compute efficiencies limited by its power.
+
+    A training step keeps the matrix units busy without pause, so a chip at its power limit lowers
+    its clock below that of a short benchmark.
+    """
+    if device.power is None:
+        return device
+    limit = SUSTAINED_FLOPS_PER_WATT * device.power
+
+    def limited(kernel: SmoothRoofline, dtype: str) -> SmoothRoofline:
+        rate = limit * 16.0 / OPERAND_BITS[dtype]
+        return replace(kernel, compute=min(kernel.compute, rate / peak(device, dtype)))
+
+    kernels = {
+        family: (
+            table
+            if family == "elementwise"
+            else {dtype: limited(kernel, dtype) for dtype, kernel in table.items()}
+        )
+        for family, table in device.kernels.items()
+    }
+    return replace(device, kernels=kernels)
 
 
 def parameters(device: Accelerator, family: str, dtype: str) -> SmoothRoofline:

@@ -30,6 +30,8 @@ class Cost:
     children: tuple[Cost, ...] = ()
     exposed: tuple[Seconds, ...] = ()
     lane: str = ""
+    times: Seconds = 1.0
+    """How often the children happen."""
 
     def row(self, index: int) -> Cost:
         """The tree of one candidate, every value a float."""
@@ -39,6 +41,7 @@ class Cost:
             tuple(child.row(index) for child in self.children),
             tuple(_at(value, index) for value in self.exposed),
             self.lane,
+            _at(self.times, index),
         )
 
 
@@ -79,9 +82,9 @@ def overlap(name: str, children: Sequence[Cost]) -> Cost:
 
 
 def repeat(name: str, child: Cost, times: Seconds) -> Cost:
-    """The same work ``times`` times in a row."""
+    """The same work ``times`` times in a row; a fraction where devices share it."""
     seconds = child.seconds * times
-    return Cost(name, seconds, (child,), (seconds,))
+    return Cost(name, seconds, (child,), (seconds,), times=times)
 
 
 def behind(name: str, child: Cost, window: Seconds) -> Cost:

@@ -17,15 +17,16 @@ from planner.specs.model import ModelSpec
 from planner.specs.parallelism import Configuration, experts_of
 from planner.specs.workload import PRECISIONS, SOFTWARE, Software, TrainingJob
 
-NOT_MODELLED = {
-    "redis": "layers moved between stages to even out the vocabulary's work",
-    "vocab-1": "the vocabulary projection split over the pipeline's devices",
-    "vocab-2": "the vocabulary projection split over the pipeline's devices",
-    "interlaced": "the vocabulary projection split over the pipeline's devices",
+VOCABULARY = {
+    "redis": "redistributed",
+    "vocab-1": "vocab-1",
+    "vocab-2": "vocab-2",
+    "interlaced": "interlaced",
 }
-"""Methods of the tables that the planner has no notion of."""
+"""Methods of the tables that say where a pipeline keeps its vocabulary layers."""
 
-RECOMPUTE = ("none", "selective", "full")
+RECOMPUTE = ("none", "selective")
+"""What is tried, in this order, where a row does not state it."""
 
 
 class NotModelled(Exception):
@@ -59,8 +60,6 @@ def case_of(row: Row, library: Library) -> Case:
     NotModelled
         When the row asks for something that the planner lacks or a name does not resolve.
     """
-    if row.method in NOT_MODELLED:
-        raise NotModelled(f"the planner does not model {NOT_MODELLED[row.method]} ({row.method})")
     if row.accelerator not in defaults.CLUSTERS:
         raise NotModelled(f"unknown accelerator {row.accelerator!r}")
     if row.seq_len is None or row.global_batch is None or row.num_devices is None:
@@ -70,19 +69,22 @@ def case_of(row: Row, library: Library) -> Case:
         cluster = library.cluster(defaults.CLUSTERS[row.accelerator])
     except PlannerError as error:
         raise NotModelled(str(error)) from None
-    cluster = with_stated_memory(cluster, row)
+    cluster = with_stated_device(cluster, row)
     if 0 < model.learned_positions < row.seq_len:  # a learned table is as long as the run's
         model = replace(model, learned_positions=row.seq_len)
     job = job_of(row, library.software)
     return Case(model, cluster, job, tuple(configurations_of(row, model, cluster)))
 
 
-def with_stated_memory(cluster: Cluster, row: Row) -> Cluster:
-    """The cluster with the memory that the row prints for its devices, where it does."""
+def with_stated_device(cluster: Cluster, row: Row) -> Cluster:
+    """The cluster with the memory and power limit that the row prints for its devices."""
+    device = cluster.accelerator
     stated = defaults.stated_memory(row)
-    if stated is None:
-        return cluster
-    device = replace(cluster.accelerator, memory=stated[0], memory_bandwidth=stated[1])
+    if stated is not None:
+        device = replace(device, memory=stated[0], memory_bandwidth=stated[1])
+    power = defaults.stated_power(row)
+    if power is not None:
+        device = replace(device, power=power)
     return replace(cluster, accelerator=device)
 
 
@@ -130,10 +132,11 @@ def configurations_of(row: Row, model: ModelSpec, cluster: Cluster) -> list[Conf
                     ep=ep,
                     etp=etp,
                     micro_batch=row.micro_batch or 1,
-                    zero=defaults.zero_stage(row, software, dp * cp),
+                    zero=defaults.zero_stage(row, software, dp * cp, pp),
                     sequence_parallel=int(sequence_parallel),
                     recompute=recompute,
                     schedule=schedule,
+                    vocabulary=VOCABULARY.get(row.method, "ends"),
                     context_parallel="ulysses" if ulysses and cp > 1 else "ring",
                 )
             )

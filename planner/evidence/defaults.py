@@ -77,8 +77,8 @@ DEFAULTS = (
     Default("sequence_parallel", "on with tp > 1, off before 2023 and for vtrain", "as zero"),
     Default(
         "recompute",
-        "the lightest of none, selective, full that fits into the device's memory",
-        "what a user would choose",
+        "none where that fits into the device's memory, else selective",
+        "full recomputation costs a quarter of the speed, so who uses it says so",
     ),
     Default("schedule", "interleaved-1f1b with vpp > 1, else 1f1b", "Megatron's own"),
     Default("precision", "as listed in the row", "the tables give their reading"),
@@ -114,10 +114,15 @@ def software_name(row: Row) -> str:
     return "megatron"
 
 
-def zero_stage(row: Row, software: str, replicas: int) -> int:
-    """The ZeRO stage: stated, or the family's habit; 0 where nothing is replicated."""
+def zero_stage(row: Row, software: str, replicas: int, pp: int) -> int:
+    """The ZeRO stage: stated, or the family's habit; 0 where nothing is replicated.
+
+    Stage 2 in a pipeline is stage 1: it accumulates whole gradients.
+    """
     if replicas <= 1 and row.zero != 3:
         return 0
+    if row.zero == 2 and pp > 1:
+        return 1
     if row.zero is not None:
         return row.zero
     return {"fsdp": 3, "megatron": 1}.get(software, 0)
@@ -153,3 +158,9 @@ def stated_memory(row: Row) -> tuple[float, float] | None:
     """Capacity [B] and bandwidth [B/s] of a device that the row describes as unusual."""
     match = re.search(r"(\d+) GB HBM\w* at ([\d.]+) TB/s", row.notes)
     return (float(match[1]) * 2**30, float(match[2]) * 1e12) if match else None
+
+
+def stated_power(row: Row) -> float | None:
+    """Power limit [W] of a device that the row describes as unusual."""
+    match = re.search(r"(\d+) W power limit", row.notes)
+    return float(match[1]) if match else None

@@ -28,6 +28,7 @@ from planner.errors import PlannerError
 from planner.evidence.cases import Library, NotModelled, case_of
 from planner.evidence.defaults import software_name
 from planner.evidence.predict import run_case, value
+from planner.evidence.score import SET_A
 from planner.evidence.tables import DATA, TIME_METRICS, Row, read_training
 from planner.specs.workload import SOFTWARE, Software
 from planner.training import fitted
@@ -268,8 +269,34 @@ def leave_one_out(at: Problem, free: Sequence[Parameter]) -> dict[str, dict[str,
     return found
 
 
-def main(arguments: list[str]) -> None:
-    """Print a fit; with ``--leave-one-out`` write what the validation page prints."""
+def report(at: Problem, free: Sequence[Parameter], rounds: int = 4) -> str:
+    """A fit as text: every parameter, and the error of every source before and after."""
+    values = {p.name: p.value for p in free}
+    best = solve(at, scan(at, values, free), free, rounds=rounds)
+    before, after = np.abs(at.residuals(values)), np.abs(at.residuals(best))
+    lines = [f"{p.name:32s} {p.value:10.5g} -> {best[p.name]:10.5g}" for p in free]
+    lines.append("median |log error| of time, before and after")
+    for source in ["", *dict.fromkeys(row.source for row in at.rows)]:
+        inside = np.array([row.source.startswith(source) for row in at.rows])
+        first, last = np.median(before[inside]), np.median(after[inside])
+        lines.append(f"  {first:6.3f} -> {last:6.3f}  {inside.sum():4d}  {source or 'all'}")
+    return "\n".join(lines)
+
+
+def write_left_out(at: Problem, path: Path = RESULT) -> str:
+    """Leave every source out once, write what the validation page prints, and say it as text."""
+    free = parameters()
+    found = leave_one_out(at, free)
+    result = {"parameters": {p.name: p.value for p in free}, "sources": found}
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return "\n".join(
+        f"{errors['fitted']:6.1%} -> {errors['left_out']:6.1%}  {source}"
+        for source, errors in found.items()
+    )
+
+
+def main(arguments: Sequence[str]) -> str:
+    """What ``python -m planner.evidence.fit`` says; see the top of this file."""
     import argparse
 
     from planner.evidence.validate import packaged_library
@@ -278,30 +305,19 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--leave-one-out", action="store_true")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--only", nargs="*", help="names of the parameters to move")
+    parser.add_argument("--set", choices=("a", "all"), default="all", help="rows to fit")
     options = parser.parse_args(arguments)
-    at = problem(read_training(DATA / "training.csv"), packaged_library())
-    free = [p for p in parameters() if not options.only or p.name in options.only]
-    values = {p.name: p.value for p in free}
+    rows = read_training(DATA / "training.csv")
+    if options.set == "a":
+        rows = [row for row in rows if row.assumed <= SET_A]
+    at = problem(rows, packaged_library())
     if options.leave_one_out:
-        found = leave_one_out(at, free)
-        result = {"parameters": values, "sources": found}
-        RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        for source, errors in found.items():
-            print(f"{errors['fitted']:6.1%} -> {errors['left_out']:6.1%}  {source}")
-        return
-    best = solve(at, scan(at, values, free), free, rounds=options.rounds)
-    before, after = at.residuals(values), at.residuals(best)
-    for p in free:
-        print(f"{p.name:40s} {p.value:10.5g} -> {best[p.name]:10.5g}")
-    for label, logs in (("before", before), ("after", after)):
-        print(f"{label}: median |log error| {np.median(np.abs(logs)):.4f}")
-    for source in dict.fromkeys(row.source for row in at.rows):
-        inside = np.array([row.source == source for row in at.rows])
-        first, last = (np.median(np.abs(e[inside])) for e in (before, after))
-        print(f"  {first:6.3f} -> {last:6.3f}  {int(inside.sum()):4d}  {source}")
+        return write_left_out(at)
+    free = [p for p in parameters() if not options.only or p.name in options.only]
+    return report(at, free, options.rounds)
 
 
 if __name__ == "__main__":
     import sys
 
-    main(sys.argv[1:])
+    sys.stdout.write(main(sys.argv[1:]) + "\n")

@@ -49,16 +49,16 @@ def fits(run: Run) -> bool:
 
 
 def run_case(case: Case) -> Run:
-    """Estimate the first configuration that fits, or the first of all when none does."""
-    first: Estimate | None = None
+    """Estimate the first configuration that fits, or the last of all when none does."""
+    run: Run | None = None
     for configuration in case.configurations:
         found = estimate(case.model, case.cluster, case.job, configuration)
-        if fits(Run(case, found)):
-            return Run(case, found)
-        first = first or found
-    if first is None:
+        run = Run(case, found)
+        if fits(run):
+            return run
+    if run is None:
         raise NotModelled("no configuration follows from the row")
-    return Run(case, first)
+    return run
 
 
 def predict_rows(rows: Iterable[Row], library: Library) -> list[Prediction]:

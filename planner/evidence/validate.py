@@ -157,22 +157,22 @@ def _line(label: str, values: dict[str, Any]) -> str:
     )
 
 
-def main(arguments: list[str]) -> None:
-    """Until the command line has the command: ``--rows FILE`` and ``--evidence DIR``."""
+def main(arguments: list[str]) -> str:
+    """``python -m planner.evidence.validate``: the figures as text."""
     import argparse
 
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rows")
-    parser.add_argument("--evidence")
-    parser.add_argument("--only")
+    parser = argparse.ArgumentParser(prog="planner.evidence.validate")
+    parser.add_argument("--evidence", metavar="DIR", help="tables instead of the own copy")
+    parser.add_argument("--only", metavar="TABLE")
+    parser.add_argument("--rows", type=Path, metavar="FILE", help="write every row as CSV")
     options = parser.parse_args(arguments)
     report = validate(options.evidence, options.only)
     if options.rows:
-        report.write_rows(Path(options.rows))
-    print(render(report))
+        report.write_rows(options.rows)
+    return render(report)
 
 
 if __name__ == "__main__":
     import sys
 
-    main(sys.argv[1:])
+    sys.stdout.write(main(sys.argv[1:]) + "\n")

@@ -10,9 +10,6 @@ from planner.costs.tree import leaf, seq
 from planner.layers.linear import projection
 from planner.layers.part import Part, Setting, Sharding
 
-LOGIT_BYTES = 4.0
-"""Bytes kept for each logit: fp32, overwritten by its gradient (arXiv 2205.05198, section 4.3)."""
-
 LOGIT_TRAFFIC = 14.0
 """Bytes moved for each logit by the loss: cast to fp32, maximum, exponential and sum, divide."""
 
@@ -80,8 +77,8 @@ def head_part(setting: Setting, vocab: int, sharding: Sharding) -> Part:
         seq("vocabulary projection and loss, backward", backward),
         logits.weight,
         leaf("nothing to repeat", 0.0),
-        4.0 * outside * hidden + LOGIT_BYTES * tokens * columns,
-        4.0 * outside * hidden + LOGIT_BYTES * tokens * columns,
+        4.0 * outside * hidden + setting.job.software.logit_bytes * tokens * columns,
+        4.0 * outside * hidden + setting.job.software.logit_bytes * tokens * columns,
         vocab * hidden / sharding.tp + hidden,
     )
 

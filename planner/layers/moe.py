@@ -17,6 +17,9 @@ from planner.layers.linear import projection
 from planner.layers.part import Array, Part, Setting
 from planner.specs.model import DenseFeedForward, MixtureOfExperts
 
+EXCHANGE = ("dispatch tokens (EP)", "combine tokens (EP)")
+"""Names of the leaves that a schedule may hide behind another micro-batch."""
+
 ROUTER_KERNELS = 8.0
 """Small kernels from router logits to sorted token indices (top-k, softmax, histogram, sort)."""
 
@@ -25,19 +28,20 @@ ROUTER_KERNELS = 8.0
     "all-to-all: A2A(T k h 2); all-gather: AG(T n h 2), RS(T n h 2); then AG, RS over etp",
     Ref("MegaScale-MoE, arXiv 2505.11432; MoE Parallel Folding, arXiv 2504.14960", "3.2; 3.3"),
 )
-def dispatch(setting: Setting, copies: Array, tokens: Array, ep: Array, etp: Array) -> Cost:
-    """Bring every token copy to its expert; combining costs the same the other way round.
+def exchange_time(
+    setting: Setting, copies: Array, tokens: Array, ep: Array, etp: Array
+) -> Seconds:
+    """Time to bring every token copy to its expert; combining takes the same [s].
 
     ``copies`` are the (token, expert) pairs that leave one rank, ``tokens`` its tokens.
     """
     net, hidden = setting.net, setting.hidden
     if setting.dispatch == "all-gather":
         group = ep * etp
-        seconds = collectives.all_gather(net, group, 1, 2.0 * tokens * hidden * group)
-        return leaf("gather tokens (EP)", seconds, "link")
+        return collectives.all_gather(net, group, 1, 2.0 * tokens * hidden * group)
     exchange = collectives.all_to_all(net, ep, etp, 2.0 * copies * hidden)
     spread = collectives.all_gather(net, etp, 1, 2.0 * copies * hidden * etp)
-    return leaf("exchange tokens (EP)", exchange + spread, "link")
+    return exchange + spread
 
 
 def moe_part(
@@ -69,7 +73,8 @@ def moe_part(
     )
     if precision.cast_bytes:
         experts = experts + kernels.elementwise(device, precision.cast_bytes * rows * hidden)
-    exchange = dispatch(setting, busiest(copies, skew), tokens, ep, etp)
+    exchange = exchange_time(setting, busiest(copies, skew), tokens, ep, etp)
+    dispatch, combine = (leaf(name, exchange, "link") for name in EXCHANGE)
     router = projection(setting, "router", tokens, float(spec.experts), hidden)
     permute_bytes = 4.0 * (copies + rows / etp) * hidden
     always = spec.shared_width + spec.dense_width
@@ -82,9 +87,9 @@ def moe_part(
             router.forward,
             moved("top-k and sort", 8.0 * tokens * spec.experts, ROUTER_KERNELS),
             moved("permute", permute_bytes),
-            exchange,
+            dispatch,
             leaf("expert feed-forward", experts, "compute"),
-            exchange,
+            combine,
             moved("unpermute and weigh", permute_bytes),
             *([shared.forward] if shared else []),
         ],
@@ -93,9 +98,9 @@ def moe_part(
         "experts, backward",
         [
             moved("unpermute, backward", permute_bytes),
-            exchange,
+            combine,
             leaf("expert feed-forward, input gradient", experts, "compute"),
-            exchange,
+            dispatch,
             moved("permute, backward", permute_bytes),
             moved("top-k, backward", 8.0 * tokens * spec.experts, ROUTER_KERNELS / 2),
             router.backward,
@@ -128,7 +133,7 @@ def moe_part(
         kept + (shared.kept if shared else 0.0),
         kept - norm_output - activated + (shared.kept_selective if shared else 0.0),
         dense / tp + (spec.always_active_parameters(hidden) - dense),
-        exchange=2.0 * exchange.seconds,
+        exchange=2.0 * exchange,
         expert_parameters=routed,
     )
 

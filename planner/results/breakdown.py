@@ -39,8 +39,7 @@ def _node(cost: Cost, on_path: float, path_factor: float, work_factor: float) ->
     children = []
     for child, exposed in zip(cost.children, cost.exposed, strict=True):
         alone, shown = _number(child.seconds), _number(exposed)
-        # A repeated child puts more on the path than it takes once; a hidden one puts less.
-        times = max(1.0, shown / alone) if alone > 0 else 1.0
+        times = _number(cost.times)
         inside = path_factor * shown / alone if alone else 0.0
         children.append(_node(child, shown * path_factor, inside, work_factor * times))
     own = _number(cost.seconds) * work_factor

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from planner.results.format import assignments, show
+from planner.results.format import show
 from planner.results.plan import Plan
 from planner.results.ranking import Column, Ranking
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Value = float | int | str | None
+
+WIDE = 3
+"""Spaces between columns where there is room; 1 where there is not."""
 
 
 def shown_columns(ranking: Ranking, plans: Sequence[Plan] | None = None) -> list[Column]:
@@ -31,6 +34,11 @@ def shown_columns(ranking: Ranking, plans: Sequence[Plan] | None = None) -> list
     ]
 
 
+def _told(plans: Sequence[Plan], columns: Sequence[Column]) -> list[Column]:
+    """The columns without those that hold nothing at all."""
+    return [c for c in columns if any(plan[c.name] is not None for plan in plans)]
+
+
 def folded_columns(
     ranking: Ranking, plans: Sequence[Plan], width: int | None
 ) -> tuple[list[Column], str]:
@@ -38,22 +46,22 @@ def folded_columns(
 
     Axes on which all plans agree leave the table, from the right, and are named below it.
     """
-    columns = shown_columns(ranking, plans)
+    columns = _told(plans, shown_columns(ranking, plans))
     same = [c for c in columns if plans and c.name in plans[0].configuration]
     same = [c for c in same if all(plan[c.name] == plans[0][c.name] for plan in plans)]
     folded: list[Column] = []
-    while same and width is not None and _width(ranking, plans, columns) > width:
+    while same and width is not None and _width(ranking, plans, columns, WIDE) > width:
         folded.insert(0, same.pop())
         columns = [column for column in columns if column not in folded]
-    text = assignments({column.name: plans[0][column.name] for column in folded})
+    text = ", ".join(f"{column.name}={plans[0][column.name]}" for column in folded)
     return columns, f"all plans: {text}" if folded else ""
 
 
-def _width(ranking: Ranking, plans: Sequence[Plan], columns: Sequence[Column]) -> int:
-    """Characters of the table for people, three between columns."""
+def _width(ranking: Ranking, plans: Sequence[Plan], columns: Sequence[Column], gap: int) -> int:
+    """Characters of the table for people with ``gap`` spaces between columns."""
     headers, rows = _cells(ranking, plans, columns)
     widths = (max(len(row[i]) for row in [headers, *rows]) for i in range(len(headers)))
-    return sum(width + 3 for width in widths)
+    return sum(width + gap for width in widths)
 
 
 def _cells(
@@ -103,10 +111,18 @@ def ranking_table(
     columns, folded = folded_columns(ranking, chosen, width)
     headers, rows = _cells(ranking, chosen, columns)
     caption = "\n".join(filter(None, [folded, footer(ranking)]))
-    table = Table(box=SIMPLE_HEAD, caption=caption, caption_justify="left", pad_edge=False)
+    roomy = width is None or _width(ranking, chosen, columns, WIDE) <= width
+    table = Table(
+        box=SIMPLE_HEAD if roomy else None,
+        caption=caption,
+        caption_justify="left",
+        pad_edge=False,
+    )
     for header in headers:
-        words = header in ("schedule", "recompute", "dispatch", "context parallel")
-        table.add_column(header, justify="left" if words else "right", no_wrap=True)
+        table.add_column(header, justify="right", no_wrap=True)
+    for column, shown in zip(columns, table.columns[1:], strict=True):
+        if any(isinstance(plan[column.name], str) for plan in chosen):
+            shown.justify = "left"
     for row in rows:
         table.add_row(*row)
     return table

@@ -6,7 +6,7 @@ nobody reads must be in the table of keys without influence on dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from planner.errors import PlannerError
@@ -133,13 +133,13 @@ class Fields:
         return PlannerError(f"{self.where}: field {key!r}: found {shown}, expected {expected}")
 
     def _whole(self, key: str, value: object, least: int) -> int:
-        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-        if isinstance(value, bool) or not whole:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
             raise self.wrong(key, value, f"a whole number of at least {least}")
-        number = int(value)  # type: ignore[call-overload]
-        if not least <= number <= MAX_COUNT:
+        if not least <= value <= MAX_COUNT:
             raise self.wrong(key, value, f"a whole number from {least} to {MAX_COUNT}")
-        return number
+        return value
 
     def _long(self, key: str, value: object, layers: int) -> list[Any]:
         if not isinstance(value, list) or len(value) < layers:
@@ -152,9 +152,3 @@ class Fields:
 
 
 _EMPTY: tuple[object, ...] = (None, False, 0, 0.0, "", [], {})
-
-
-def check(fields: Fields, key: str, value: object, test: Callable[[Any], bool], why: str) -> None:
-    """Raise the error that ``key`` should be ``why`` unless ``test(value)`` holds."""
-    if not test(value):
-        raise fields.wrong(key, value, why)

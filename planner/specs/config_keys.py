@@ -24,9 +24,9 @@ _TRAINING = """
     attention_probs_dropout_prob dropout activation_dropout layerdrop embedding_dropout
     classifier_dropout summary_type summary_use_proj summary_activation summary_first_dropout
     summary_proj_to_labels initializer_range initializer_factor init_std initializer_cutoff_factor
-    pretraining_tp slow_but_exact gradient_checkpointing aux_loss_alpha seq_aux
-    router_aux_loss_coef router_z_loss_coef router_jitter_noise input_jitter_noise moe_loss_weight
-    moe_jitter_eps rescale_prenorm_residual ep_size
+    pretraining_tp slow_but_exact gradient_checkpointing aux_loss_alpha seq_aux router_aux_loss_coef
+    router_z_loss_coef router_jitter_noise input_jitter_noise moe_loss_weight moe_jitter_eps
+    rescale_prenorm_residual ep_size
 """
 _ROTARY = """
     rope_theta rope_scaling rope_parameters rope_interleave rope_local_base_freq rope_type
@@ -39,8 +39,8 @@ _ROUTING = """
     n_group num_expert_group topk_group topk_method scoring_func norm_topk_prob
     routed_scaling_factor group_limited_greedy moe_renormalize moe_router_activation_func
     moe_router_scaling_factor use_grouped_topk norm_expert_weight moe_normalize_expert_weights
-    shared_moe_mode use_mixed_mlp_moe moe_router_dtype moe_router_enable_expert_bias
-    moe_capacity moe_gate moe_use_aux_free moe_statics capacity_net_mode swiglu_limit swiglu_alpha
+    shared_moe_mode use_mixed_mlp_moe moe_router_dtype moe_router_enable_expert_bias moe_capacity
+    moe_gate moe_use_aux_free moe_statics capacity_net_mode swiglu_limit swiglu_alpha
     activation_situ_beta activation_situ_linear_beta norm_topk moe_token_dropping
 """
 _NUMERICS = """
@@ -48,14 +48,16 @@ _NUMERICS = """
     layer_norm_epsilon layernorm_epsilon norm_epsilon norm_eps scale_attn_weights clip_qkv
     scale_attn_by_inverse_layer_idx reorder_and_upcast_attn attention_softmax_in_fp32
     scale_attention_softmax_in_fp32 final_logit_softcapping attn_logit_softcapping
-    query_pre_attn_scalar attention_value_scale gate_lower_bound
-    layernorm_full_attention_alpha layernorm_full_attention_beta layernorm_linear_attention_alpha
-    layernorm_linear_attention_beta layernorm_mlp_alpha layernorm_mlp_beta postnorm norm_type
-    use_gemma_norm hc_eps hc_sinkhorn_iters residual_multiplier embedding_multiplier
-    attention_multiplier logits_scaling logit_scale normalize_before use_mamba_kernels time_step_min
-    time_step_max time_step_floor time_step_limit residual_in_fp32 apply_residual_connection_post_layernorm
-    use_fp32_layernorm masked_softmax_fusion bias_dropout_fusion chunk_size mamba_chunk_size
-    prefill_chunk_size attention_sink_size attn_implementation flash_attention
+    query_pre_attn_scalar attention_value_scale gate_lower_bound layernorm_full_attention_alpha
+    layernorm_full_attention_beta layernorm_linear_attention_alpha layernorm_linear_attention_beta
+    layernorm_mlp_alpha layernorm_mlp_beta postnorm norm_type use_gemma_norm hc_eps
+    hc_sinkhorn_iters residual_multiplier embedding_multiplier attention_multiplier logits_scaling
+    logit_scale normalize_before use_mamba_kernels time_step_min time_step_max time_step_floor
+    time_step_limit residual_in_fp32 apply_residual_connection_post_layernorm use_fp32_layernorm
+    masked_softmax_fusion bias_dropout_fusion chunk_size mamba_chunk_size prefill_chunk_size
+    attention_sink_size attn_implementation flash_attention alibi parallel_attn
+    use_parallel_residual do_layer_norm_before enable_bias layer_norm_elementwise_affine
+    word_embed_proj_dim _remove_final_layer_norm
 """
 _OTHER = """
     architectures auto_map transformers_version model_type _name_or_path _attn_implementation

@@ -7,7 +7,7 @@ A family without a row is read by its configuration alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,10 @@ class Family:
     windows: str = "all"
     """Which layers a window holds for: all, even (Gemma 2), late (Qwen2), three-of-four."""
     embedding_norms: int = 0
+    widening: int | None = None
+    """Width of a feed-forward in hidden sizes where none is stated."""
+    dense_prediction: bool = False
+    """Multi-token-prediction layers are dense beside layers with experts."""
     head_bias: bool = False
 
 
@@ -52,22 +56,16 @@ GPT_RECORD = _GPT
 COMMON = Family()
 
 
-def _with(base: Family, **changes: object) -> Family:
-    from dataclasses import replace
-
-    return replace(base, **changes)  # type: ignore[arg-type]
-
-
 FAMILIES: dict[str, Family] = {
     "llama": COMMON,
     "mistral": COMMON,
     "mixtral": COMMON,
     "gpt": _GPT,
-    "gpt2": _with(_GPT, position_rows=0),
-    "opt": _with(_GPT, position_rows=2),
-    "bloom": _with(_GPT, embedding_norms=2),
-    "gpt_neox": _with(_GPT, tied=False),
-    "falcon": Family(gated=False, layer_norm_bias=True, tied=True, mlp_bias=False),
+    "gpt2": replace(_GPT, position_rows=0, widening=4),
+    "opt": replace(_GPT, position_rows=2),
+    "bloom": replace(_GPT, embedding_norms=2, widening=4),
+    "gpt_neox": replace(_GPT, tied=False),
+    "falcon": Family(gated=False, layer_norm_bias=True, tied=True, mlp_bias=False, widening=4),
     "qwen2": Family(qkv_bias=True, output_bias=False, windows="late"),
     "qwen2_moe": Family(qkv_bias=True, output_bias=False, shared_gate=True, windows="late"),
     "qwen3": Family(qk_norm=True, windows="late"),
@@ -88,6 +86,8 @@ FAMILIES: dict[str, Family] = {
     "dbrx": Family(),
     "grok-1": Family(gated=True),
     "nemotron_h": Family(gated=False),
+    "step3p5": Family(qk_norm=True, dense_prediction=True),
+    "step3p7": Family(qk_norm=True, dense_prediction=True),
     "kimi_linear": Family(gated=True),
 }
 """Rows by ``model_type``, without the suffix ``_text`` of a nested configuration."""

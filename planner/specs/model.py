@@ -11,6 +11,26 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class SparseIndexer:
+    """DeepSeek's lightning indexer: scores every key cheaply and keeps the best ``top_k``.
+
+    ``shared`` layers take the choice of an earlier layer and have no indexer of their own.
+    """
+
+    heads: int
+    head_dim: int
+    top_k: int
+    shared: bool = False
+
+    def parameters(self, hidden: int, query_rank: int | None) -> int:
+        """Query, key and head-weight projections and the key's norm."""
+        if self.shared:
+            return 0
+        count = (query_rank or hidden) * self.heads * self.head_dim
+        return count + hidden * (self.head_dim + self.heads) + 2 * self.head_dim
+
+
+@dataclass(frozen=True)
 class GroupedQueryAttention:
     """Softmax attention with ``kv_heads`` shared key-value heads (multi-head when equal).
 
@@ -31,28 +51,60 @@ class GroupedQueryAttention:
     """Width of one value head where it differs from the key's; None means ``head_dim``."""
     qk_norm_full: bool = False
     """The query-key norm spans all heads (OLMoE, MiniMax-M2) instead of one."""
+    query_rank: int | None = None
+    """Queries pass through this many columns first (Step-3, DeepSeek-V4)."""
+    borrows_kv: bool = False
+    """Keys and values are those of an earlier layer (cross-layer attention of Hunyuan-Large)."""
+    key_is_value: bool = False
+    """One projection serves as key and value (DeepSeek-V4)."""
+    output_rank: int | None = None
+    """Each of ``output_groups`` groups of heads passes through this many columns (DeepSeek-V4)."""
+    output_groups: int = 1
+    compression: int = 0
+    """Keys beyond the window are merged, this many into one (DeepSeek-V4); 0 for never."""
+    indexer: SparseIndexer | None = None
 
     def parameters(self, hidden: int) -> int:
         value_dim = self.value_dim or self.head_dim
         query = self.heads * self.head_dim * (2 if self.output_gate else 1)
         key, value = self.kv_heads * self.head_dim, self.kv_heads * value_dim
-        count = hidden * (query + key + value) + self.heads * value_dim * hidden
+        if self.borrows_kv:
+            key = value = 0
+        if self.key_is_value:
+            value = 0
+        count = hidden * (key + value) + self._query_parameters(hidden, query)
+        count += self._output_parameters(hidden, self.heads * value_dim)
         count += (query + key + value) if self.qkv_bias else 0
         count += hidden if self.output_bias else 0
         count += self.heads if self.sinks else 0
         if self.qk_norm:
             spans = (self.heads, self.kv_heads) if self.qk_norm_full else (1, 1)
             count += self.head_dim * sum(spans)
+        if self.compression:
+            count += _compressor_parameters(hidden, self.head_dim, self.compression)
+        if self.indexer is not None:
+            count += self.indexer.parameters(hidden, self.query_rank)
         return count
 
+    def _query_parameters(self, hidden: int, columns: int) -> int:
+        if self.query_rank is None:
+            return hidden * columns
+        return hidden * self.query_rank + self.query_rank + self.query_rank * columns
 
-@dataclass(frozen=True)
-class SparseIndexer:
-    """DeepSeek's lightning indexer: scores every key cheaply and keeps the best ``top_k``."""
+    def _output_parameters(self, hidden: int, rows: int) -> int:
+        if self.output_rank is None:
+            return rows * hidden
+        return rows * self.output_rank + self.output_groups * self.output_rank * hidden
 
-    heads: int
-    head_dim: int
-    top_k: int
+
+OVERLAPPING_COMPRESSION = 4
+"""DeepSeek-V4 merges with overlapping spans, hence two sets of columns, at this ratio only."""
+
+
+def _compressor_parameters(hidden: int, head_dim: int, ratio: int) -> int:
+    """Value and gate projections, position table and norm of DeepSeek-V4's key compressor."""
+    columns = head_dim * (2 if ratio == OVERLAPPING_COMPRESSION else 1)
+    return 2 * hidden * columns + ratio * columns + head_dim
 
 
 @dataclass(frozen=True)
@@ -67,6 +119,8 @@ class LatentAttention:
     query_rank: int | None = None
     bias: bool = False
     indexer: SparseIndexer | None = None
+    output_gate: bool = False
+    """A gate as wide as the values multiplies the output (Kimi-K3)."""
 
     def parameters(self, hidden: int) -> int:
         query_dim = self.nope_dim + self.rope_dim
@@ -80,11 +134,10 @@ class LatentAttention:
         count += self.heads * self.value_dim * hidden
         if self.bias:
             count += (self.query_rank or 0) + self.kv_rank + self.rope_dim + hidden
+        if self.output_gate:
+            count += hidden * self.heads * self.value_dim
         if self.indexer is not None:
-            rank = self.query_rank or hidden
-            count += rank * self.indexer.heads * self.indexer.head_dim
-            count += hidden * (self.indexer.head_dim + self.indexer.heads)
-            count += 2 * self.indexer.head_dim
+            count += self.indexer.parameters(hidden, self.query_rank)
         return count
 
 
@@ -144,16 +197,24 @@ class MixtureOfExperts:
     dense_width: int = 0
     expert_bias: bool = False
     router_bias: bool = False
+    latent: int | None = None
+    """Routed experts work on a projection of this width (Kimi-K3, Nemotron 3)."""
+
+    def expert_hidden(self, hidden: int) -> int:
+        """Width of what a routed expert reads and writes."""
+        return self.latent or hidden
 
     def expert_parameters(self, hidden: int) -> int:
         """Parameters of one routed expert."""
-        return DenseFeedForward(self.width, self.gated, self.expert_bias).parameters(hidden)
+        expert = DenseFeedForward(self.width, self.gated, self.expert_bias)
+        return expert.parameters(self.expert_hidden(hidden))
 
     def always_active_parameters(self, hidden: int) -> int:
-        """Router, shared experts and dense branch."""
+        """Router, shared experts, dense branch and the projections to and from the latent."""
         matrices = 3 if self.gated else 2
         count = hidden * self.experts + (self.experts if self.router_bias else 0)
         count += matrices * hidden * (self.shared_width + self.dense_width)
+        count += 2 * hidden * (self.latent or 0)
         return count + (hidden if self.shared_gate else 0)
 
     def parameters(self, hidden: int) -> int:

@@ -207,9 +207,9 @@ def training_rules(model: ModelSpec, job: TrainingJob, devices: int) -> list[Rul
         ),
         Rule(
             "layers over stages",
-            f"pp * chunks must not exceed the {layers} layers",
+            f"pp * chunks must not exceed the {layers} layers and the two ends",
             ("pp", "vpp", "schedule"),
-            lambda v: v["pp"] * chunks(v["schedule"], v["vpp"]) <= layers,
+            lambda v: v["pp"] * chunks(v["schedule"], v["vpp"]) <= layers + 2,
         ),
         Rule(
             "chunks and schedule",

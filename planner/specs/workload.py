@@ -57,6 +57,10 @@ class Software:
     """Bytes of the resident weight that the forward pass reads, besides the optimizer's copy."""
     optimizer_bytes: float = 12.0
     """Adam's fp32 weight, mean and variance."""
+    logit_bytes: float = 4.0
+    """Bytes kept for each logit.  Megatron's fused loss overwrites fp32 logits with their gradient
+    (arXiv 2205.05198, section 4.3); PyTorch's keeps 16-bit logits, an fp32 copy, its
+    log-probabilities and their gradient."""
     traffic: float = 1.0
     host: float = 0.0
 
@@ -71,7 +75,7 @@ SOFTWARE = {
             overlaps_gradients=False,
             dropout=True,
         ),
-        Software("fsdp", weight_bytes=0.0),
+        Software("fsdp", weight_bytes=0.0, logit_bytes=14.0, traffic=2.5),
         Software(
             "vtrain",
             fused_attention=False,

@@ -100,6 +100,8 @@ class LayerParts:
 
     name: str
     parts: tuple[Part, ...]
+    recomputed: bool = True
+    """Whether recomputation policies apply; they leave the vocabulary layers alone."""
 
 
 def sharding(rows: Rows) -> Sharding:
@@ -187,8 +189,8 @@ def build(setting: Setting, model: ModelSpec, rows: Rows) -> tuple[Columns, dict
     )
     head = _dense(lambda k: head_part(setting, model.vocab, k), rows)
     ends = {
-        "embedding": LayerParts("embedding", (embedding,)),
-        "head": LayerParts("head", (head,)),
+        "embedding": LayerParts("embedding", (embedding,), recomputed=False),
+        "head": LayerParts("head", (head,), recomputed=False),
     }
     host = setting.job.software.host
     mtp = None

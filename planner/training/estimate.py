@@ -6,17 +6,25 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from planner.costs import topology
+from planner.costs import kernels, topology
 from planner.costs.pipeline import SCHEDULES
-from planner.costs.tree import Cost, leaf, repeat, seq
+from planner.costs.tree import Cost, Seconds, leaf, repeat, seq
 from planner.errors import PlannerError
+from planner.layers.moe import EXCHANGE
 from planner.layers.part import Setting
 from planner.specs.hardware import Cluster
 from planner.specs.model import ModelSpec
 from planner.specs.parallelism import TRAINING_AXES, Configuration
 from planner.specs.workload import TrainingJob
 from planner.training import fitted
-from planner.training.columns import LayerParts, Rows, build
+from planner.training.columns import (
+    RECOMPUTE,
+    Columns,
+    LayerColumns,
+    LayerParts,
+    Rows,
+    build,
+)
 from planner.training.stages import devices
 from planner.training.step import (
     Held,
@@ -28,6 +36,10 @@ from planner.training.step import (
     spread,
     step_time,
 )
+
+
+ROUNDING = 1e-9
+"""Relative difference that is rounding, not time."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ def estimate(
     """
     net = topology.network(cluster, configuration.devices, fitted.LINK_SLOWDOWN)
     setting = Setting(
-        cluster.accelerator,
+        kernels.sustained(cluster.accelerator),
         net,
         job,
         model.hidden,
@@ -93,7 +105,7 @@ def estimate(
     return Estimate(
         configuration,
         float(step.seconds[0]),
-        _tree(step, slowest, parts),
+        _tree(step, _stage_tree(slowest, columns, parts)),
         {item.name: float(getattr(worst, item.name)[0]) for item in fields(Memory)},
         tuple(
             (stage.device.position, float(need.total[0]))
@@ -103,15 +115,15 @@ def estimate(
     )
 
 
-def _tree(step: Step, slowest: Held, parts: dict[str, LayerParts]) -> Cost:
+def _tree(step: Step, stage: Cost) -> Cost:
     """The step as a tree that adds up to ``step.seconds``."""
-    work = _stage_tree(slowest, parts)
-    waited = step.slowest - work.seconds
-    stage = seq("slowest stage", [work, leaf("waiting for sharded weights and gradients", waited)])
+    waited = np.maximum(0.0, step.slowest - stage.seconds)
+    waiting = leaf("waiting for sharded weights", waited, "link")
+    work = seq("slowest device", [stage, waiting])
     return seq(
         "step",
         [
-            repeat("micro-batches", stage, step.num_microbatches),
+            repeat("micro-batches", work, step.num_microbatches),
             leaf("pipeline fill and drain", step.fill, "idle"),
             leaf("stage-to-stage transfers", step.transfers, "link"),
             leaf("gradient reduction, exposed", step.gradients, "link"),
@@ -122,25 +134,59 @@ def _tree(step: Step, slowest: Held, parts: dict[str, LayerParts]) -> Cost:
     ).row(0)
 
 
-def _stage_tree(stage: Held, parts: dict[str, LayerParts]) -> Cost:
-    """One micro-batch on one device: layers, vocabulary, recomputation, hidden exchange."""
+def _stage_tree(stage: Held, columns: Columns, parts: dict[str, LayerParts]) -> Cost:
+    """One micro-batch on one device: its layers, vocabulary and what overlaps."""
     device = stage.device
-    counted: list[tuple[float, LayerParts]] = [
-        (count, parts[str(i)]) for i, count in enumerate(device.layers)
+    counted: list[tuple[float, LayerParts, LayerColumns]] = [
+        (count, parts[str(i)], layer)
+        for i, (count, layer) in enumerate(zip(device.layers, columns.layers, strict=True))
     ]
-    if "mtp" in parts:
-        counted.append((device.mtp, parts["mtp"]))
-    counted += [(device.embeddings, parts["embedding"]), (device.heads, parts["head"])]
-    children = []
-    for count, layer in counted:
-        if not count:
-            continue
-        trees = [tree for p in layer.parts for tree in (p.forward, p.backward, p.weight)]
-        one = seq(layer.name, trees)
-        children.append(repeat(f"{count:g} x {layer.name}", one, count * device.share))
-    plain = seq("one micro-batch", children)
-    rest = stage.work - plain.seconds
-    name = "recomputation" if np.all(rest >= 0) else "exchange hidden behind other micro-batches"
-    return seq("one micro-batch", [*children, leaf(name, rest, "compute")])
+    if columns.mtp is not None:
+        counted.append((device.mtp, parts["mtp"], columns.mtp))
+    counted.append((device.embeddings, parts["embedding"], columns.embedding))
+    counted.append((device.heads, parts["head"], columns.head))
+    policy = int(columns.rows.recompute[0])
+    children = [
+        repeat(f"{count:g} x {layer.name}", _layer_tree(layer, cost, policy), count * device.share)
+        for count, layer, cost in counted
+        if count
+    ]
+    whole = seq("one micro-batch", children)
+    rest = float((stage.work - whole.seconds)[0])
+    if abs(rest) <= ROUNDING * float(stage.work[0]):
+        return whole
+    if rest < 0.0:
+        exchange = sum(n * c.exchange for n, _, c in counted) * device.share
+        return _hide(whole, EXCHANGE, 1.0 + rest / float(exchange[0]))
+    return seq("one micro-batch", [*children, leaf("synchronising the vocabulary", rest, "link")])
 
 
+def _layer_tree(layer: LayerParts, cost: LayerColumns, policy: int) -> Cost:
+    """One layer in both directions, with what its recomputation policy repeats."""
+    trees = [tree for part in layer.parts for tree in (part.forward, part.backward, part.weight)]
+    if layer.recomputed and RECOMPUTE[policy] == "full":
+        trees.append(seq("recomputed forward", [part.forward for part in layer.parts]))
+    elif layer.recomputed and RECOMPUTE[policy] == "selective":
+        trees.append(seq("recomputed parts", [part.again for part in layer.parts]))
+    one = seq(layer.name, trees)
+    wait = float((cost.forward + cost.backward - one.seconds)[0])
+    if wait <= ROUNDING * float(np.max(one.seconds)):
+        return one
+    return seq(layer.name, [*trees, leaf("waiting for the host", wait, "host")])
+
+
+def _hide(cost: Cost, names: tuple[str, ...], exposed: float) -> Cost:
+    """The tree with only a share of the named leaves on the critical path."""
+    if not cost.children:
+        return cost
+    children = tuple(_hide(child, names, exposed) for child in cost.children)
+    shown = []
+    for old, new, seconds in zip(cost.children, children, cost.exposed, strict=True):
+        if new.name in names:
+            shown.append(seconds * exposed)
+        else:  # what was shown of the child, less what is now hidden inside it
+            shown.append(seconds + (new.seconds - old.seconds) * cost.times)
+    total: Seconds = 0.0
+    for seconds in shown:
+        total = total + seconds
+    return Cost(cost.name, total, children, tuple(shown), cost.lane, cost.times)

@@ -13,6 +13,7 @@ from planner.results.breakdown import from_cost, lanes
 from planner.results.format import show
 from planner.results.plan import Metric, Plan
 from planner.results.ranking import Column
+from planner.specs.parallelism import TRAINING_AXES, Configuration
 from planner.training.assumptions import assumptions
 from planner.training.estimate import Estimate
 from planner.training.flops import recomputed_flops, step_flops
@@ -84,21 +85,10 @@ DEFINITIONS: Mapping[str, Metric] = {
     )
 }
 
-COLUMNS = (
-    Column("tp", "tp"),
-    Column("sequence_parallel", "sp", optional=True, usual=0),
-    Column("cp", "cp", optional=True, usual=1),
-    Column("pp", "pp"),
-    Column("vpp", "vpp"),
-    Column("ep", "ep", optional=True, usual=1),
-    Column("etp", "etp", optional=True, usual=1),
-    Column("dp", "dp"),
-    Column("micro_batch", "mbs"),
-    Column("zero", "zero"),
-    Column("schedule", "schedule"),
-    Column("recompute", "recompute"),
-    Column("dispatch", "dispatch", optional=True, usual="all-to-all"),
-    Column("context_parallel", "context parallel", optional=True, usual="ring"),
+ALWAYS = ("tp", "pp", "vpp", "dp", "micro_batch", "zero", "schedule", "recompute")
+"""Axes with a column of their own whatever their value; others only where it is unusual."""
+
+RESULTS = (
     Column("step_time", "step"),
     Column("tokens_per_s", "tokens/s"),
     Column("mfu", "MFU"),
@@ -110,7 +100,17 @@ COLUMNS = (
 
 def columns(devices: Sequence[int]) -> tuple[Column, ...]:
     """The columns of the table; the number of devices only where it varies."""
-    return COLUMNS if len(devices) == 1 else (Column("devices", "devices"), *COLUMNS)
+    axes = [
+        Column(
+            axis.name,
+            axis.aliases[0] if axis.aliases else axis.name.replace("_", " "),
+            optional=axis.name not in ALWAYS,
+            usual=getattr(Configuration(), axis.name),
+        )
+        for axis in TRAINING_AXES.values()
+    ]
+    varied = [Column("devices", "devices")] if len(devices) > 1 else []
+    return (*varied, *axes, *RESULTS)
 
 
 def make_plan(

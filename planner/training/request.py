@@ -157,7 +157,7 @@ def _check_numbers(options: Options) -> None:
     counts = ("global_batch", "seq_len", "top", "max_devices")
     for name in (*counts, "tokens", "deadline", "max_step_time", "price", "measured", "imbalance"):
         value, whole = getattr(options, name), name in counts
-        if value is None:
+        if value is None and name not in counts[:3]:
             continue
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
             kind = "a positive whole number" if whole else "a positive number"

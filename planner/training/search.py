@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.costs import topology
+from planner.costs import kernels, topology
 from planner.costs.pipeline import SCHEDULES, Schedule
 from planner.layers.part import Array, Setting
 from planner.search.best import Best
@@ -193,6 +193,7 @@ def _sweep(
 ) -> None:
     """Evaluate every candidate of a space."""
     net = topology.network(cluster, space.devices, fitted.LINK_SLOWDOWN)
+    device = kernels.sustained(cluster.accelerator)
 
     @cache
     def layout(schedule: str, p: int, vpp: int, vocabulary: str) -> tuple[Device, ...]:
@@ -200,7 +201,7 @@ def _sweep(
 
     for dispatch in space.names["dispatch"]:
         for kind in space.names["context_parallel"]:
-            setting = Setting(cluster.accelerator, net, job, model.hidden, dispatch, kind)
+            setting = Setting(device, net, job, model.hidden, dispatch, kind)
             mode = {"dispatch": dispatch, "context_parallel": kind}
             for rows in row_blocks(space, mode):
                 columns, _ = build(setting, model, rows)

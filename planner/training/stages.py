@@ -2,7 +2,8 @@
 
 Stages may be unequal.  The rule: every stage gets ``L // S`` layers, and the ``L % S`` left over go
 to the middle stages first, then the first, then the last, so the stages that carry the vocabulary
-have the fewest.  A multi-token-prediction layer counts as one of the last stage's.
+have the fewest; they may have none (Llama 3.1's 126 layers on 128 stages).  A multi-token-prediction
+layer counts as one of the last stage's.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def devices(
         counts = redistribute(model, stages)
     else:
         counts = split(model.num_layers, stages, mtp_layers)
-        if min(counts[:-1], default=1) < 1 or counts[-1] + mtp_layers < 1 or counts[-1] < 0:
+        if min(counts[1:-1], default=1) < 1 or min(counts[0], counts[-1]) < 0:
             return ()
     spread = vocabulary not in ("ends", "redistributed")
     kinds = {layer: i for i, layer in enumerate(distinct_layers(model.layers))}

@@ -318,7 +318,8 @@ def _data_parallel(
         hidden = np.maximum(line.slowest, line.forward + np.maximum(line.backward, reduce))
         return hidden, np.zeros_like(reduce), np.maximum(0.0, gather - line.forward)
     ahead = np.maximum(line.forward, gather) + np.maximum(line.backward, gather + reduce)
-    return np.maximum(line.slowest, ahead), np.zeros_like(reduce), np.zeros_like(reduce)
+    edges = (gather + reduce) / line.layers  # the first layer's gathering, the last one's reduction
+    return np.maximum(line.slowest, ahead) + edges, np.zeros_like(reduce), np.zeros_like(reduce)
 
 
 def straggler_share(setting: Setting) -> float:

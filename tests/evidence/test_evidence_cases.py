@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from planner.evidence import defaults
-from planner.evidence.cases import NOT_MODELLED, RECOMPUTE, NotModelled, case_of
+from planner.evidence.cases import RECOMPUTE, VOCABULARY, NotModelled, case_of
 from planner.evidence.tables import DATA, read_training
 from planner.specs.catalog import find_cluster
 from planner.specs.workload import PRECISIONS, SOFTWARE
@@ -65,7 +65,7 @@ def test_zero_shards_nothing_without_replicas(row, library):
     assert only(row(tp=8, pp=1, recompute="none"), library).zero == 0
 
 
-def test_recomputation_that_is_not_stated_is_tried_from_light_to_heavy(row, library):
+def test_recomputation_that_is_not_stated_is_selective_where_none_does_not_fit(row, library):
     configurations = case_of(row(tp=1, pp=1), library).configurations
     assert tuple(c.recompute for c in configurations) == RECOMPUTE
 
@@ -94,11 +94,11 @@ def test_a_row_may_state_how_communication_overlaps(row, library):
     assert case_of(row(tp=8, pp=1, method="async-tp"), library).job.software.overlaps_tensor
 
 
-def test_a_row_may_state_the_memory_of_its_device(row, library):
+def test_a_row_may_state_memory_and_power_of_its_device(row, library):
     notes = "H100 of a special kind: 96 GB HBM2e at 2.4 TB/s with a 500 W power limit"
     found = case_of(row(tp=1, pp=1, accelerator="h100-sxm", notes=notes), library)
     device = found.cluster.accelerator
-    assert (device.memory, device.memory_bandwidth) == (96 * 2**30, 2.4e12)
+    assert (device.memory, device.memory_bandwidth, device.power) == (96 * 2**30, 2.4e12, 500.0)
 
 
 def test_all_to_all_context_parallelism_is_ulysses(row, library):
@@ -107,10 +107,15 @@ def test_all_to_all_context_parallelism_is_ulysses(row, library):
     )
 
 
-@pytest.mark.parametrize("method", sorted(NOT_MODELLED))
-def test_a_skip_says_what_the_planner_lacks(row, library, method):
-    with pytest.raises(NotModelled, match="the planner does not model"):
-        case_of(row(method=method), library)
+@pytest.mark.parametrize("method", sorted(VOCABULARY))
+def test_a_method_may_say_where_the_vocabulary_is(row, library, method):
+    found = only(row(tp=1, pp=4, method=method, recompute="none"), library)
+    assert found.vocabulary == VOCABULARY[method]
+
+
+def test_zero_stage_two_in_a_pipeline_accumulates_whole_gradients(row, library):
+    assert only(row(tp=1, pp=4, zero=2, recompute="none"), library).zero == 1
+    assert only(row(tp=1, pp=1, zero=2, recompute="none"), library).zero == 2
 
 
 @pytest.mark.parametrize(

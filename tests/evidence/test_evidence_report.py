@@ -9,7 +9,10 @@ import pytest
 pytest.importorskip("planner.specs.models_catalog")
 
 from planner.errors import PlannerError
+from planner.evidence import fit
+from planner.evidence.bands import BANDS
 from planner.evidence.page import page
+from planner.evidence.publish import PAGE, publish
 from planner.evidence.tables import DATA
 from planner.evidence.validate import render, validate
 
@@ -86,3 +89,17 @@ def test_only_names_one_table(tmp_path):
         validate(only="trianing")
     with pytest.raises(PlannerError, match="found no table"):
         validate(tmp_path)
+
+
+def test_the_page_and_the_bands_are_those_of_the_code(report, tmp_path):
+    page, bands = tmp_path / "validation.md", tmp_path / "error_bands.json"
+    publish(report, page, bands)
+    hint = "run python -m planner.evidence.publish"
+    assert PAGE.read_text(encoding="utf-8") == page.read_text(encoding="utf-8"), hint
+    assert json.loads(BANDS.read_text(encoding="utf-8")) == json.loads(bands.read_text()), hint
+
+
+def test_the_left_out_errors_were_found_with_the_parameters_of_the_code():
+    known = json.loads(fit.RESULT.read_text(encoding="utf-8"))["parameters"]
+    current = {p.name: p.value for p in fit.parameters()}
+    assert known == current, "run python -m planner.evidence.fit --leave-one-out"

@@ -58,7 +58,7 @@ def test_what_is_not_a_whole_result_of_this_version_is_refused(
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PlannerError, match="nowhere.json: cannot be read: no such file"):
+    with pytest.raises(PlannerError, match=r"nowhere\.json: cannot be read: no such file"):
         files.load(tmp_path / "nowhere.json")
 
 
