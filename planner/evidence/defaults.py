@@ -52,7 +52,11 @@ class Default:
 
 
 DEFAULTS = (
-    Default("cluster", "the reference cluster of the accelerator", "sources name devices only"),
+    Default(
+        "cluster",
+        "the reference cluster of the accelerator, with the memory and power limit that a row prints",
+        "sources name devices only",
+    ),
     Default(
         "software",
         "fsdp where the method says FSDP or ZeRO-3; vtrain for its own runs; megatron-2022 before"
@@ -71,8 +75,9 @@ DEFAULTS = (
     Default("dp", "the devices left over", "num_devices = tp * cp * pp * dp"),
     Default(
         "zero",
-        "3 for fsdp, 1 for megatron, 0 before 2023 and for vtrain; 0 without replicas",
-        "Megatron's distributed optimizer came in 2022",
+        "3 for fsdp, 1 for megatron, 0 before 2023 and for vtrain; 0 without replicas; 2 in a"
+        " pipeline is 1",
+        "Megatron's distributed optimizer came in 2022; pipelines accumulate whole gradients",
     ),
     Default("sequence_parallel", "on with tp > 1, off before 2023 and for vtrain", "as zero"),
     Default(
@@ -81,6 +86,8 @@ DEFAULTS = (
         "full recomputation costs a quarter of the speed, so who uses it says so",
     ),
     Default("schedule", "interleaved-1f1b with vpp > 1, else 1f1b", "Megatron's own"),
+    Default("vocabulary", "on the first and last stage unless the method says otherwise", "usual"),
+    Default("block", "sequential, with full attention", "no source prints a window"),
     Default("precision", "as listed in the row", "the tables give their reading"),
     Default("dispatch", "all-to-all", "Megatron's own"),
     Default("context_parallel", "ring; Ulysses where the row says all-to-all", "Megatron's own"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from planner.costs import collectives, kernels
+from planner.costs import collectives, kernels, topology
 from planner.costs.imbalance import busiest
 from planner.costs.terms import Ref, term
 from planner.costs.tree import Cost, Seconds, leaf, seq
@@ -25,23 +25,54 @@ ROUTER_KERNELS = 8.0
 
 
 @term(
-    "all-to-all: A2A(T k h 2); all-gather: AG(T n h 2), RS(T n h 2); then AG, RS over etp",
-    Ref("MegaScale-MoE, arXiv 2505.11432; MoE Parallel Folding, arXiv 2504.14960", "3.2; 3.3"),
+    "D(R) = R (1 - C(E - E/R, K) / C(E, K)), at most the groups that routing allows",
+    Ref("HierMoE, arXiv 2508.09591", "table II; DeepSeek-V3, arXiv 2412.19437, section 2.1.2"),
+)
+def distinct_domains(spec: MixtureOfExperts, domains: Array) -> Array:
+    """Domains that hold at least one of a token's experts, on average, for uniform routing.
+
+    Parameters
+    ----------
+    domains : (n,)
+        Domains R over which the experts are spread evenly.
+    """
+    missed = np.ones_like(domains)
+    inside = spec.experts / domains
+    for drawn in range(spec.top_k):
+        missed = missed * np.maximum(0.0, spec.experts - inside - drawn) / (spec.experts - drawn)
+    distinct = domains * (1.0 - missed)
+    if spec.route_groups is None:
+        return distinct
+    allowed, groups = spec.route_groups
+    return np.minimum(distinct, np.maximum(1.0, domains * allowed / groups))
+
+
+@term(
+    "all-to-all: A2A(T k h 2); all-gather: AG(T n h 2); deduplicated: max(fabric T D h 2, inside)",
+    Ref("MegaScale-MoE, arXiv 2505.11432; DeepEP README", "3.2; normal kernels"),
 )
 def exchange_time(
-    setting: Setting, copies: Array, tokens: Array, ep: Array, etp: Array
+    setting: Setting, spec: MixtureOfExperts, skew: Array, tokens: Array, ep: Array, etp: Array
 ) -> Seconds:
     """Time to bring every token copy to its expert; combining takes the same [s].
 
-    ``copies`` are the (token, expert) pairs that leave one rank, ``tokens`` its tokens.
+    ``skew`` is the busiest rank's load over the mean.  ``deduplicated`` sends a token once to each
+    scale-up domain and spreads it there, as DeepEP does.
     """
     net, hidden = setting.net, setting.hidden
+    token_bytes = 2.0 * tokens * hidden
     if setting.dispatch == "all-gather":
-        group = ep * etp
-        return collectives.all_gather(net, group, 1, 2.0 * tokens * hidden * group)
-    exchange = collectives.all_to_all(net, ep, etp, 2.0 * copies * hidden)
-    spread = collectives.all_gather(net, etp, 1, 2.0 * copies * hidden * etp)
-    return exchange + spread
+        return collectives.all_gather(net, ep * etp, 1, token_bytes * ep * etp)
+    copies = busiest(token_bytes * spec.top_k, skew)
+    spread = collectives.all_gather(net, etp, 1, copies * etp)
+    if setting.dispatch == "all-to-all" or len(net.tiers) == 1:
+        return collectives.all_to_all(net, ep, etp, copies) + spread
+    inside = topology.members(net, ep, etp)[-2]
+    domains = ep / inside
+    crossing = busiest(token_bytes * distinct_domains(spec, domains), skew)
+    outer = collectives.all_to_all(net, domains, etp * inside, crossing)
+    inner = collectives.all_to_all(net, inside, etp, copies)
+    return np.maximum(outer, inner) + spread
 
 
 def moe_part(
@@ -73,7 +104,7 @@ def moe_part(
     )
     if precision.cast_bytes:
         experts = experts + kernels.elementwise(device, precision.cast_bytes * rows * hidden)
-    exchange = exchange_time(setting, busiest(copies, skew), tokens, ep, etp)
+    exchange = exchange_time(setting, spec, skew, tokens, ep, etp)
     dispatch, combine = (leaf(name, exchange, "link") for name in EXCHANGE)
     router = projection(setting, "router", tokens, float(spec.experts), hidden)
     permute_bytes = 4.0 * (copies + rows / etp) * hidden

@@ -44,6 +44,10 @@ _ROUTING = """
     activation_situ_beta activation_situ_linear_beta norm_topk moe_token_dropping
 """
 _NUMERICS = """
+    attn_temperature_tuning for_llm_compressor mamba_hidden_act mamba_inner_layernorms
+    num_logits_to_keep calc_logits_for_entire_prompt model_max_length
+    moe_eval_capacity_factor moe_train_capacity_factor moe_min_capacity
+    enable_expert_tensor_parallelism
     torch_dtype dtype expert_dtype mamba_ssm_dtype use_bfloat16 rms_norm_eps layer_norm_eps
     layer_norm_epsilon layernorm_epsilon norm_epsilon norm_eps scale_attn_weights clip_qkv
     scale_attn_by_inverse_layer_idx reorder_and_upcast_attn attention_softmax_in_fp32
@@ -68,8 +72,8 @@ _OTHER = """
     use_unified_vision_chunk anyres_pooling_size anyres_vit_max_image_size anyres_vit_two_views
     vit_add_patchemb_bias vit_input_resolution vit_mapping_type vit_norm_type vit_patch vit_path
     vit_remove_prenorm vit_type vit_used_rms_norm quantization_config dense_list
-    mtp_use_dedicated_embeddings index_share_for_mtp_iteration index_skip_topk_offset
-    index_topk_freq index_topk_pattern qk_head_dim topk_indices hf_repo license
+    mtp_use_dedicated_embeddings index_share_for_mtp_iteration
+    qk_head_dim topk_indices hf_repo license
 """
 HARMLESS = frozenset(
     " ".join((_GENERATION, _TOKENS, _TRAINING, _ROTARY, _ROUTING, _NUMERICS, _OTHER)).split()

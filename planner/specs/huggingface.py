@@ -3,6 +3,7 @@
 One reader serves all families: dimensions are looked up under the names that the public
 configurations use, :mod:`planner.specs.huggingface_families` adds what a family leaves unsaid, and
 whatever is left over is an error.  Parameters follow from the result and are never read.
+Only the decoder is modelled: vision and audio towers are left out.
 """
 
 from __future__ import annotations

@@ -56,7 +56,11 @@ def _latent(fields: Fields, layers: int) -> list[LatentAttention]:
     indexer = _indexer(fields)
     if indexer is None:
         return [base] * layers
-    kinds = fields.kinds(layers, "indexer_types", ("full", "shared")) or ["full"] * layers
+    kinds = fields.kinds(layers, "indexer_types", ("full", "shared"))
+    if kinds is None:
+        return [replace(base, indexer=indexer)] * layers
+    # The rule behind the list; without the list it stays unread and is refused.
+    fields.read.update(("index_topk_freq", "index_skip_topk_offset", "index_topk_pattern"))
     own = replace(base, indexer=indexer)
     borrowed = replace(base, indexer=replace(indexer, shared=True))
     return [borrowed if kind == "shared" else own for kind in kinds]
@@ -142,7 +146,7 @@ def _windows(
     size = fields.optional("sliding_window", "sliding_window_size")
     fields.optional("sliding_window_size")
     chunk = fields.optional("attention_chunk_size")
-    pattern = fields.optional("sliding_window_pattern")
+    pattern = fields.optional("sliding_window_pattern", "_sliding_window_pattern")
     wanted = fields.flag("use_sliding_window", default=True)
     late = fields.optional("max_window_layers") or 0
     if fields.has("hybrid_layer_pattern"):
@@ -151,8 +155,11 @@ def _windows(
     if kinds is not None:
         by_kind = {"sliding_attention": size, "chunked_attention": chunk}
         return [by_kind.get(kind) for kind in kinds]
-    if known.windows == "three-of-four":
-        return [chunk if (i + 1) % 4 else None for i in range(layers)]
+    if known.windows == "chunks":
+        step = fields.count("no_rope_layer_interval", default=4)
+        if fields.first("no_rope_layers")[1]:
+            return [chunk if mark else None for mark in fields.per_layer(layers, "no_rope_layers")]
+        return [chunk if (i + 1) % step else None for i in range(layers)]
     if size is None or not wanted:
         return [None] * layers
     if known.windows == "even":

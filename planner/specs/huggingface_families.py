@@ -36,7 +36,7 @@ class Family:
     shared_experts: int = 0
     shared_gate: bool = False
     windows: str = "all"
-    """Which layers a window holds for: all, even (Gemma 2), late (Qwen2), three-of-four."""
+    """Which layers a window holds for: all, even (Gemma 2), late (Qwen2), chunks (Llama 4)."""
     embedding_norms: int = 0
     widening: int | None = None
     """Width of a feed-forward in hidden sizes where none is stated."""
@@ -76,9 +76,10 @@ FAMILIES: dict[str, Family] = {
     "mimo": Family(qkv_bias=True, output_bias=False, windows="late"),
     "gemma": Family(gated=True, tied=True),
     "gemma2": Family(gated=True, tied=True, norms=4, windows="even"),
+    "gemma3": Family(gated=True, tied=True, norms=4, qk_norm=True),
     "glm4_moe": Family(output_bias=False),
     "gpt_oss": Family(sinks=True, expert_bias=True, router_bias=True),
-    "llama4": Family(shared_experts=1, windows="three-of-four"),
+    "llama4": Family(shared_experts=1, windows="chunks"),
     "minimax_m2": Family(qk_norm_full=True),
     "minimax_m3": Family(gated=True),
     "olmoe": Family(qk_norm=True, qk_norm_full=True),

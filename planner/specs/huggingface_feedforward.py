@@ -13,8 +13,8 @@ _EXPERTS = (
     "n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts", "num_moe_experts",
 )  # fmt: skip
 _TOP_K = (
-    "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k",
-    "top_k_experts",
+    "num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk", "moe_k",
+    "moe_top_k", "top_k_experts",
 )  # fmt: skip
 _WIDTH = (
     "intermediate_size_mlp", "dense_intermediate_size", "intermediate_size", "ffn_hidden_size",

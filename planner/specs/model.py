@@ -197,6 +197,8 @@ class MixtureOfExperts:
     dense_width: int = 0
     expert_bias: bool = False
     router_bias: bool = False
+    route_groups: tuple[int, int] | None = None
+    """(groups that a token may use, groups of experts) under group-limited routing."""
     latent: int | None = None
     """Routed experts work on a projection of this width (Kimi-K3, Nemotron 3)."""
 

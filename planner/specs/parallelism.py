@@ -56,7 +56,11 @@ TRAINING_AXES = {
             "where a pipeline keeps the vocabulary layers; searched only when asked for",
             ("ends", "redistributed", "vocab-1", "vocab-2", "interlaced"),
         ),
-        Axis("dispatch", "how tokens reach experts", ("all-to-all", "all-gather")),
+        Axis(
+            "dispatch",
+            "how tokens reach experts; deduplicated sends one copy to each node",
+            ("all-to-all", "all-gather", "deduplicated"),
+        ),
         Axis("context_parallel", "how context-parallel ranks attend", ("ring", "ulysses")),
     )
 }

@@ -19,7 +19,7 @@ from planner.costs import kernels, topology
 from planner.costs.pipeline import SCHEDULES, Schedule
 from planner.layers.part import Array, Setting
 from planner.search.best import Best
-from planner.specs.hardware import Cluster
+from planner.specs.hardware import Accelerator, Cluster
 from planner.specs.model import ModelSpec
 from planner.specs.parallelism import TRAINING_AXES, Configuration
 from planner.specs.workload import TrainingJob
@@ -134,8 +134,9 @@ def search(
     best = Best(top, len(KEY))
     chosen: list[Configuration] = []
     for done, count in enumerate(sorted(devices)):
-        space = training_space(model, job, count, fixed)
-        _sweep(model, cluster, job, space, goal, best, tally)
+        net = topology.network(cluster, count, fitted.LINK_SLOWDOWN)
+        space = training_space(model, job, net, fixed)
+        _sweep(model, kernels.sustained(cluster.accelerator), net, job, space, goal, best, tally)
         if progress:
             progress(done + 1, len(devices))
         if objective == "devices":  # fewer devices always rank first
@@ -184,7 +185,8 @@ def _configurations(best: Best) -> list[Configuration]:
 
 def _sweep(
     model: ModelSpec,
-    cluster: Cluster,
+    device: Accelerator,
+    net: topology.Network,
     job: TrainingJob,
     space: Space,
     goal: _Goal,
@@ -192,8 +194,6 @@ def _sweep(
     tally: _Tally,
 ) -> None:
     """Evaluate every candidate of a space."""
-    net = topology.network(cluster, space.devices, fitted.LINK_SLOWDOWN)
-    device = kernels.sustained(cluster.accelerator)
 
     @cache
     def layout(schedule: str, p: int, vpp: int, vocabulary: str) -> tuple[Device, ...]:

@@ -1,7 +1,8 @@
 """The training space: values of every axis, and blocks of legal rows to cost.
 
-An axis that changes nothing adds no candidates: dispatch without expert parallelism, the kind of
-context parallelism without any, sequence parallelism without tp, ZeRO without a second rank.
+An axis that changes nothing adds no candidates: dispatch without expert parallelism, deduplication
+inside one node, the kind of context parallelism without any, sequence parallelism without tp, ZeRO
+without a second rank.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.costs.topology import Network
 from planner.search.space import divisors, product
 from planner.specs.model import ModelSpec
 from planner.specs.parallelism import TRAINING_AXES, Rule, experts_of, training_rules
@@ -30,6 +32,8 @@ class Space:
     """Axis values of one search on one number of devices, and the rules between them."""
 
     devices: int
+    scale_up: int
+    """Devices of the job behind one port of the outermost network: a node, or a rack of NVLink."""
     rules: tuple[Rule, ...]
     numbers: Mapping[str, tuple[int, ...]]
     """Values of the integer axes, restricted to what the user fixed."""
@@ -50,10 +54,12 @@ class Space:
 def training_space(
     model: ModelSpec,
     job: TrainingJob,
-    devices: int,
+    net: Network,
     fixed: Mapping[str, tuple[int | str, ...]],
 ) -> Space:
     """List each axis's values: what divides the thing that the axis splits, or what is fixed."""
+    devices = net.devices
+    scale_up = net.domains[-2] if len(net.domains) > 1 else devices
     ways = divisors(devices)
     layers = model.num_layers + len(model.mtp_layers)
     moe = bool(experts_of(model))
@@ -79,7 +85,7 @@ def training_space(
         if axis.values and axis.name != "sequence_parallel"
     }
     rules = tuple(training_rules(model, job, devices))
-    return Space(devices, rules, numbers, names)  # type: ignore[arg-type]
+    return Space(devices, scale_up, rules, numbers, names)  # type: ignore[arg-type]
 
 
 def row_blocks(space: Space, mode: Mapping[str, str]) -> Iterator[Rows]:
@@ -113,7 +119,7 @@ def _dense_meshes(space: Space, mode: Mapping[str, str]) -> Iterator[tuple[int, 
     values: dict[str, object] = {**dict(zip(names, columns, strict=True)), **mode}
     fits = space.devices % (columns[0] * columns[1]) == 0
     fits &= space.legal(values, {*names, "context_parallel"})
-    if mode["context_parallel"] != space.names["context_parallel"][0]:
+    if mode["context_parallel"] == "ulysses" and "ring" in space.names["context_parallel"]:
         fits &= columns[1] > 1
     yield from zip(*(column[fits].tolist() for column in columns), strict=True)
 
@@ -125,8 +131,10 @@ def _expert_meshes(
     ep, etp = product(space.numbers["ep"], space.numbers["etp"])
     fits = space.legal({"ep": ep, "etp": etp}, {"ep", "etp"})
     fits = fits & (space.devices % (ep * etp) == 0)
-    if mode["dispatch"] != space.names["dispatch"][0]:
+    if mode["dispatch"] == "all-gather" and "all-to-all" in space.names["dispatch"]:
         fits = fits & (ep > 1)
+    if mode["dispatch"] == "deduplicated":  # inside one domain it is the same as all-to-all
+        fits = fits & (ep * etp > space.scale_up)
     return ep[fits], etp[fits]
 
 

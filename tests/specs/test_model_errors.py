@@ -152,6 +152,13 @@ def test_a_hybrid_record_must_begin_with_a_mixer() -> None:
             spec_from_record("x", record | {"layer_kinds": kinds})
 
 
+def test_a_rule_for_shared_indexers_without_the_list_is_refused() -> None:
+    config = find_config("glm-5.2")
+    del config["indexer_types"]
+    with pytest.raises(PlannerError, match="keys not understood: index_skip_topk_offset = 3"):
+        spec_from_config("x", config)
+
+
 def test_kimi_layer_lists_must_cover_every_layer() -> None:
     config = find_config("kimi-k3")
     text = config["text_config"]
