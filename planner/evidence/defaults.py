@@ -54,7 +54,7 @@ class Default:
 DEFAULTS = (
     Default(
         "cluster",
-        "the reference cluster of the accelerator, with the memory and power limit that a row prints",
+        "the accelerator's reference cluster, with the memory and power limit that a row prints",
         "sources name devices only",
     ),
     Default(

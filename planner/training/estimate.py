@@ -30,6 +30,7 @@ from planner.training.step import (
     Held,
     Memory,
     Step,
+    contents,
     device_memory,
     held,
     pipeline,
@@ -90,14 +91,17 @@ def estimate(
     columns, parts = build(setting, model, rows_of(configuration))
     schedule = SCHEDULES[configuration.schedule]
     vpp, zero, vocabulary = configuration.vpp, configuration.zero, configuration.vocabulary
-    contents = devices(model, schedule, configuration.pp, vpp, job.mtp, vocabulary)
-    if not contents:
+    found = devices(model, schedule, configuration.pp, vpp, job.mtp, vocabulary)
+    if not found:
         raise PlannerError(
             f"rule 'layers over stages': {model.num_layers} layers leave a stage of"
             f" pp={configuration.pp}, vpp={configuration.vpp} empty."
         )
     where = spread(setting, columns, configuration.pp)
-    stages = [held(columns, schedule, where, d, vpp, vocabulary) for d in contents]
+    stages = [
+        held(contents(columns, *device.holds), schedule, where, device, vpp, vocabulary)
+        for device in found
+    ]
     step = step_time(setting, where, schedule, vpp, zero, pipeline(stages))
     needs = [device_memory(setting, where, zero, stage) for stage in stages]
     worst = max(needs, key=lambda need: float(need.total[0]))

@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,16 @@ from planner.training.columns import Columns, Rows, build
 from planner.training.space import Mask, Space, row_blocks, training_space
 from planner.training.stages import Device, distinct_layers
 from planner.training.stages import devices as distinct_devices
-from planner.training.step import Spread, held, pipeline, spread, step_time, worst_memory
+from planner.training.step import (
+    Contents,
+    Spread,
+    contents,
+    held,
+    pipeline,
+    spread,
+    step_time,
+    worst_memory,
+)
 
 OBJECTIVES = ("throughput", "price", "devices", "memory")
 
@@ -52,10 +62,6 @@ KEY = (
 """Integer columns that identify a candidate, in the order in which ties break."""
 
 
-Layout = Callable[[str, int, int, str], tuple[Device, ...]]
-"""The distinct devices of a pipeline from its schedule, stages, chunks and vocabulary."""
-
-
 @dataclass(frozen=True)
 class Found:
     """The best configurations and what the search did."""
@@ -76,9 +82,13 @@ class Found:
 @dataclass
 class _Tally:
     candidates: int = 0
-    pruned_by_memory: int = 0
     evaluated: int = 0
     too_slow: int = 0
+
+    def add(self, other: _Tally) -> None:
+        self.candidates += other.candidates
+        self.evaluated += other.evaluated
+        self.too_slow += other.too_slow
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,7 @@ def search(
     max_step_time : float
         Longest step that is acceptable [s].
     progress : callable
-        Called with (modes done, modes in all).
+        Called with (parts done, parts in all).
     """
     start = time.perf_counter()
     limit = cluster.accelerator.memory * (1.0 - memory_reserve)
@@ -136,9 +146,13 @@ def search(
     for done, count in enumerate(sorted(devices)):
         net = topology.network(cluster, count, fitted.LINK_SLOWDOWN)
         space = training_space(model, job, net, fixed)
-        _sweep(model, kernels.sustained(cluster.accelerator), net, job, space, goal, best, tally)
-        if progress:
-            progress(done + 1, len(devices))
+
+        def report(share: float, done: int = done) -> None:
+            if progress:
+                progress(int(1000 * (done + share)), 1000 * len(devices))
+
+        device = kernels.sustained(cluster.accelerator)
+        tally.add(_sweep(model, device, net, job, space, goal, best, report))
         if objective == "devices":  # fewer devices always rank first
             chosen += _configurations(best)
             best = Best(top, len(KEY))
@@ -161,11 +175,11 @@ def search(
     return Found(
         tuple(chosen[:top]),
         tally.candidates,
-        tally.pruned_by_memory,
+        tally.candidates - tally.evaluated,
         0,
         tally.evaluated,
         time.perf_counter() - start,
-        {"memory": tally.pruned_by_memory, "max-step-time": tally.too_slow},
+        {"memory": tally.candidates - tally.evaluated, "max-step-time": tally.too_slow},
         nearest,
     )
 
@@ -183,6 +197,31 @@ def _configurations(best: Best) -> list[Configuration]:
     return found
 
 
+@dataclass(frozen=True)
+class _Sweep:
+    """One space under one goal."""
+
+    model: ModelSpec
+    job: TrainingJob
+    space: Space
+    goal: _Goal
+    best: Best
+    shapes: Mapping[tuple[str, int], list[_Shape]]
+
+    def block(self, setting: Setting, rows: Rows) -> _Tally:
+        """Evaluate every candidate that a block of rows takes part in."""
+        tally = _Tally()
+        columns, _ = build(setting, self.model, rows)
+        limit = self.goal.memory_limit
+        for batch in _stage_counts(self.space, setting, self.model, columns, limit):
+            sums = cache(partial(contents, batch.columns))
+            for name in self.space.names["schedule"]:
+                legal = batch.legal(self.space, name)
+                for shape in self.shapes[name, batch.where.p] if legal.any() else ():
+                    tally.add(_combine(self, setting, batch, shape, legal, sums))
+        return tally
+
+
 def _sweep(
     model: ModelSpec,
     device: Accelerator,
@@ -191,23 +230,25 @@ def _sweep(
     space: Space,
     goal: _Goal,
     best: Best,
-    tally: _Tally,
-) -> None:
+    progress: Callable[[float], None],
+) -> _Tally:
     """Evaluate every candidate of a space."""
+    shapes = {
+        (name, p): _shapes(space, model, job, name, p)
+        for name in space.names["schedule"]
+        for p in space.numbers["pp"]
+    }
+    sweep = _Sweep(model, job, space, goal, best, shapes)
+    modes = list(product(space.names["dispatch"], space.names["context_parallel"]))
 
-    @cache
-    def layout(schedule: str, p: int, vpp: int, vocabulary: str) -> tuple[Device, ...]:
-        return distinct_devices(model, SCHEDULES[schedule], p, vpp, job.mtp, vocabulary)
-
-    for dispatch in space.names["dispatch"]:
-        for kind in space.names["context_parallel"]:
-            setting = Setting(device, net, job, model.hidden, dispatch, kind)
-            mode = {"dispatch": dispatch, "context_parallel": kind}
-            for rows in row_blocks(space, mode):
-                columns, _ = build(setting, model, rows)
-                for batch in _stage_counts(space, setting, model, columns, goal.memory_limit):
-                    for shape in _shapes(space, layout, batch):
-                        _combine(space, setting, goal, best, tally, batch, shape)
+    total = _Tally()
+    for done, (dispatch, kind) in enumerate(modes):
+        setting = Setting(device, net, job, model.hidden, dispatch, kind)
+        mode = {"dispatch": dispatch, "context_parallel": kind}
+        for share, rows in row_blocks(space, mode):
+            progress((done + share) / len(modes))
+            total.add(sweep.block(setting, rows))
+    return total
 
 
 @dataclass(frozen=True)
@@ -222,6 +263,11 @@ class _Batch:
     """Rows whose least memory fits; the two fields below hold only these."""
     columns: Columns
     where: Spread
+
+    def legal(self, space: Space, schedule: str) -> Mask:
+        """Rows on which a schedule can run."""
+        allowed = space.legal({**self.values, "schedule": schedule}, {"schedule"})
+        return np.broadcast_to(allowed, len(self.can_shard))
 
 
 def _stage_counts(
@@ -287,72 +333,66 @@ class MemoryFloor:
 
 @dataclass(frozen=True)
 class _Shape:
-    """A schedule with its chunks, and where it is legal."""
+    """A schedule, its chunks, where the vocabulary sits, and the distinct devices that follow."""
 
     schedule: Schedule
     vpp: int
     vocabulary: str
-    contents: tuple[Device, ...]
-    legal: Mask
+    devices: tuple[Device, ...]
 
 
-def _shapes(space: Space, layout: Layout, batch: _Batch) -> Iterator[_Shape]:
-    """Every schedule and number of chunks that is legal for some rows of a batch."""
-    p, size = batch.where.p, len(batch.can_shard)
-    for name in space.names["schedule"]:
-        values = {**batch.values, "schedule": name}
-        legal = np.broadcast_to(space.legal(values, {"schedule"}), size)
-        if not legal.any():
+def _shapes(space: Space, model: ModelSpec, job: TrainingJob, name: str, p: int) -> list[_Shape]:
+    """Every legal shape of a pipeline of ``p`` stages under one schedule."""
+    schedule, found = SCHEDULES[name], []
+    for vpp in space.numbers["vpp"]:
+        if not space.legal({"pp": p, "schedule": name, "vpp": vpp}, {"vpp"}):
             continue
-        for vpp in space.numbers["vpp"]:
-            if not space.legal({"pp": p, "schedule": name, "vpp": vpp}, {"vpp"}):
-                continue
-            for vocabulary in space.names["vocabulary"]:
-                chosen = {"pp": p, "schedule": name, "vocabulary": vocabulary}
-                contents = layout(name, p, vpp, vocabulary)
-                if contents and space.legal(chosen, {"vocabulary"}):
-                    yield _Shape(SCHEDULES[name], vpp, vocabulary, contents, legal)
+        for vocabulary in space.names["vocabulary"]:
+            if space.legal({"pp": p, "schedule": name, "vocabulary": vocabulary}, {"vocabulary"}):
+                held_by = distinct_devices(model, schedule, p, vpp, job.mtp, vocabulary)
+                if held_by:
+                    found.append(_Shape(schedule, vpp, vocabulary, held_by))
+    return found
 
 
 def _combine(
-    space: Space,
+    sweep: _Sweep,
     setting: Setting,
-    goal: _Goal,
-    best: Best,
-    tally: _Tally,
     batch: _Batch,
     shape: _Shape,
-) -> None:
-    """Time and memory of a batch of rows under one schedule, for every ZeRO stage."""
-    columns, where = batch.columns, batch.where
+    legal: Mask,
+    sums: Callable[..., Contents],
+) -> _Tally:
+    """Time and memory of a batch of rows in one shape, for every ZeRO stage."""
+    space, goal, where, tally = sweep.space, sweep.goal, batch.where, _Tally()
     stages = [
-        held(columns, shape.schedule, where, device, shape.vpp, shape.vocabulary)
-        for device in shape.contents
+        held(sums(*device.holds), shape.schedule, where, device, shape.vpp, shape.vocabulary)
+        for device in shape.devices
     ]
     line = pipeline(stages)
     for zero in space.numbers["zero"]:
         if not space.legal({"pp": where.p, "zero": zero}, {"zero"}):
             continue
-        legal = shape.legal & batch.can_shard if zero else shape.legal
-        count = int(np.count_nonzero(legal))
+        sharded = legal & batch.can_shard if zero else legal
+        count = int(np.count_nonzero(sharded))
         tally.candidates += count
-        tally.pruned_by_memory += count
         if not count or not len(batch.possible):
             continue
         needs = worst_memory(setting, where, zero, stages)
-        fits = legal[batch.possible] & (needs <= goal.memory_limit)
+        fits = sharded[batch.possible] & (needs <= goal.memory_limit)
         fitting = int(np.count_nonzero(fits))
         if not fitting:
             continue
-        tally.pruned_by_memory -= fitting
         tally.evaluated += fitting
         seconds = step_time(setting, where, shape.schedule, shape.vpp, zero, line).seconds
         quick = fits & (seconds <= goal.max_step_time)
         tally.too_slow += fitting - int(np.count_nonzero(quick))
         scores = goal.score(seconds, needs, space.devices)
-        index = np.flatnonzero(quick & (scores <= best.threshold))
+        index = np.flatnonzero(quick & (scores <= sweep.best.threshold))
         if len(index):
-            best.offer(scores[index], _keys(space, setting, batch, shape, zero, index))
+            keys = _keys(space, setting, batch, shape, zero, index)
+            sweep.best.offer(scores[index], keys)
+    return tally
 
 
 def _keys(

@@ -20,7 +20,7 @@ from planner.specs.parallelism import TRAINING_AXES, Rule, experts_of, training_
 from planner.specs.workload import TrainingJob
 from planner.training.columns import Rows
 
-BLOCK = 8192
+BLOCK = 32768
 """Rows costed at once: enough to amortise Python, few enough to stay in cache."""
 
 Values = Mapping[str, object]
@@ -88,16 +88,18 @@ def training_space(
     return Space(devices, scale_up, rules, numbers, names)  # type: ignore[arg-type]
 
 
-def row_blocks(space: Space, mode: Mapping[str, str]) -> Iterator[Rows]:
+def row_blocks(space: Space, mode: Mapping[str, str]) -> Iterator[tuple[float, Rows]]:
     """Legal rows under one dispatch and one kind of context parallelism, a block at a time.
 
-    ``mode`` holds ``dispatch`` and ``context_parallel``.
+    ``mode`` holds ``dispatch`` and ``context_parallel``.  Each block comes with the share of all
+    dense meshes that came before it.
     """
     pending: list[NDArray[np.int64]] = []
     count = 0
     ep, etp = _expert_meshes(space, mode)
     recompute = [TRAINING_AXES["recompute"].values.index(n) for n in space.names["recompute"]]
-    for tp, cp, sp in _dense_meshes(space, mode):
+    meshes = list(_dense_meshes(space, mode))
+    for done, (tp, cp, sp) in enumerate(meshes):
         batches = _micro_batches(space, space.devices // (tp * cp))
         batch, policy, mesh = product(batches, recompute, range(len(ep)))
         same = np.ones_like(batch)
@@ -106,10 +108,10 @@ def row_blocks(space: Space, mode: Mapping[str, str]) -> Iterator[Rows]:
         )
         count += len(batch)
         if count >= BLOCK:
-            yield Rows(*np.concatenate(pending, axis=1))
+            yield done / len(meshes), Rows(*np.concatenate(pending, axis=1))
             pending, count = [], 0
     if count:
-        yield Rows(*np.concatenate(pending, axis=1))
+        yield 1.0, Rows(*np.concatenate(pending, axis=1))
 
 
 def _dense_meshes(space: Space, mode: Mapping[str, str]) -> Iterator[tuple[int, int, int]]:

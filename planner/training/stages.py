@@ -35,6 +35,11 @@ class Device:
     count: int = 1
     """Devices of the pipeline with these contents."""
 
+    @property
+    def holds(self) -> tuple[tuple[int, ...], float, float, int]:
+        """Layers, input embeddings, heads and multi-token-prediction layers."""
+        return self.layers, self.embeddings, self.heads, self.mtp
+
 
 def distinct_layers(layers: Sequence[Layer]) -> list[Layer]:
     """Layers that differ, in order of first appearance."""

@@ -109,16 +109,62 @@ def spread(setting: Setting, columns: Columns, p: int) -> Spread:
 
 
 @dataclass(frozen=True)
+class Contents:
+    """Sums over what a device holds, for one micro-batch, arrays ``(n,)``."""
+
+    forward: Array
+    backward: Array
+    weight: Array
+    exchange: Array
+    parameters: Array
+    expert_parameters: Array
+    kept: Array
+    """Activation bytes for each micro-batch in flight."""
+    kept_once: Array
+    """Bytes of the logits, which live from the head's forward to its backward pass only."""
+    workspace: Array
+
+
+def contents(
+    columns: Columns, layers: tuple[int, ...], embeddings: float, heads: float, mtp: int
+) -> Contents:
+    """Add up layers and vocabulary layers; the same for every schedule."""
+    blocks: list[tuple[float, LayerColumns]] = [
+        (count, layer) for count, layer in zip(layers, columns.layers, strict=True) if count
+    ]
+    if columns.mtp is not None and mtp:
+        blocks.append((mtp, columns.mtp))
+    ends = [(n, part) for n, part in ((embeddings, columns.embedding), (heads, columns.head)) if n]
+    nothing = np.zeros(len(columns.rows))
+
+    def total(name: str, parts: list[tuple[float, LayerColumns]]) -> Array:
+        return _sum([count * getattr(part, name) for count, part in parts]) if parts else nothing
+
+    everything = blocks + ends
+    return Contents(
+        total("forward", everything),
+        total("backward", everything),
+        total("weight", everything),
+        total("exchange", blocks),
+        total("parameters", everything),
+        total("expert_parameters", blocks),
+        total("kept", blocks) + embeddings * columns.embedding.kept,
+        heads * columns.head.kept,
+        _largest([layer.workspace for _, layer in blocks]) if blocks else nothing,
+    )
+
+
+@dataclass(frozen=True)
 class Held:
-    """Work and contents of one distinct device of the pipeline, arrays ``(n,)``."""
+    """Work and memory of one distinct device of the pipeline, arrays ``(n,)``."""
 
     device: Device
     forward: Array
     backward: Array
-    parameters: Array
-    expert_parameters: Array
     weight: Array
     """Weight gradients within ``backward``."""
+    parameters: Array
+    expert_parameters: Array
     activations: Array
     """Bytes of the micro-batches in flight."""
     workspace: Array
@@ -129,58 +175,37 @@ class Held:
 
 
 def held(
-    columns: Columns,
+    sums: Contents,
     schedule: Schedule,
     where: Spread,
     device: Device,
     vpp: int,
     vocabulary: str = "ends",
 ) -> Held:
-    """Sum what a device holds."""
+    """What a device does and keeps under a schedule."""
     moved = VOCABULARY[vocabulary]
     per_device = chunks(schedule.name, vpp)
     in_flight = schedule.in_flight(where.num_microbatches, where.p, device.position, per_device)
-    in_flight = np.minimum(where.num_microbatches, in_flight * moved.factor + moved.extra)
-    ends: list[tuple[float, LayerColumns]] = [(device.embeddings, columns.embedding)]
-    layers: list[tuple[float, LayerColumns]] = list(
-        zip(device.layers, columns.layers, strict=True)
-    )
-    if columns.mtp is not None:
-        layers.append((device.mtp, columns.mtp))
-    ends.append((device.heads, columns.head))
-
-    def total(name: str, parts: list[tuple[float, LayerColumns]]) -> Array:
-        value = np.zeros(len(columns.rows))
-        for count, part in parts:
-            if count:
-                value = value + count * getattr(part, name)
-        return value
-
-    everything = layers + ends
-    # Logits live from the head's forward pass to its backward pass, which follows at once.
-    kept = total("kept", layers) + device.embeddings * columns.embedding.kept
-    activations = in_flight * kept + device.heads * columns.head.kept
-    workspace = np.zeros(len(columns.rows))
-    for count, part in layers:
-        if count:
-            workspace = np.maximum(workspace, part.workspace)
-    forward = device.share * total("forward", everything)
-    backward = device.share * total("backward", everything)
+    if vocabulary != "ends":
+        in_flight = np.minimum(where.num_microbatches, in_flight * moved.factor + moved.extra)
+    forward, backward, weight = sums.forward, sums.backward, sums.weight
+    if device.share != 1.0:
+        forward, backward, weight = (device.share * v for v in (forward, backward, weight))
     if moved.synchronous:
         forward, backward = forward + where.synchronise, backward + where.synchronise
     if schedule.hides_exchange:
-        exchange = device.share * total("exchange", layers)
+        exchange = device.share * sums.exchange
         hidden = np.minimum(exchange, forward + backward - exchange)
         forward, backward = forward - hidden / 2.0, backward - hidden / 2.0
     return Held(
         device,
         forward,
         backward,
-        total("parameters", everything),
-        total("expert_parameters", layers),
-        device.share * total("weight", everything),
-        activations,
-        workspace,
+        weight,
+        sums.parameters,
+        sums.expert_parameters,
+        in_flight * sums.kept + sums.kept_once,
+        sums.workspace,
     )
 
 
