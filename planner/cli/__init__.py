@@ -1,0 +1,1 @@
+"""The command ``roofplan``: one file a subcommand, and the only room that prints."""

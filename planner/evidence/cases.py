@@ -114,7 +114,7 @@ def configurations_of(row: Row, model: ModelSpec, cluster: Cluster) -> list[Conf
     for pp in _stages(row, total, tp * cp):
         dp = total // (tp * cp * pp)
         schedule, vpp = defaults.schedule_and_chunks(row, pp)
-        recent = software in ("megatron", "fsdp")
+        recent = software in ("megatron", "megatron-bridge", "fsdp")
         moe = bool(experts_of(model))
         split = tp > 1 and row.seq_len is not None and row.seq_len % (tp * cp) == 0
         stated = {"true": split, "false": False}
@@ -136,6 +136,7 @@ def configurations_of(row: Row, model: ModelSpec, cluster: Cluster) -> list[Conf
                     sequence_parallel=int(sequence_parallel),
                     recompute=recompute,
                     schedule=schedule,
+                    dispatch="deduplicated" if software == "megatron-bridge" else "all-to-all",
                     vocabulary=VOCABULARY.get(row.method, "ends"),
                     context_parallel="ulysses" if ulysses and cp > 1 else "ring",
                 )

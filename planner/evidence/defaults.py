@@ -60,8 +60,9 @@ DEFAULTS = (
     Default(
         "software",
         "fsdp where the method says FSDP or ZeRO-3; vtrain for its own runs; megatron-2022 before"
-        " October 2022; else megatron",
-        "fused attention and overlapped gradients came to Megatron in 2022-23",
+        " October 2022; megatron-bridge for NVIDIA's NeMo and Megatron-Bridge recipes; else megatron",
+        "fused attention and overlapped gradients came to Megatron in 2022-23; NVIDIA's recipes turn"
+        " on the overlap of tensor-parallel and expert communication",
     ),
     Default("micro_batch", "1", "the usual choice of large runs"),
     Default("vpp", "1, or 2 where the row says interleaved", "the smallest that the schedule has"),
@@ -89,7 +90,11 @@ DEFAULTS = (
     Default("vocabulary", "on the first and last stage unless the method says otherwise", "usual"),
     Default("block", "sequential, with full attention", "no source prints a window"),
     Default("precision", "as listed in the row", "the tables give their reading"),
-    Default("dispatch", "all-to-all", "Megatron's own"),
+    Default(
+        "dispatch",
+        "deduplicated for megatron-bridge, else all-to-all",
+        "its recipes use DeepEP or HybridEP; Megatron's own default is all-to-all",
+    ),
     Default("context_parallel", "ring; Ulysses where the row says all-to-all", "Megatron's own"),
     Default("imbalance", "1, tokens spread evenly", "benchmarks force the balance or drop tokens"),
     Default("mtp", "off unless the row mentions it", "Megatron's own"),
@@ -118,6 +123,8 @@ def software_name(row: Row) -> str:
         return "vtrain"
     if row.method.startswith("fsdp") or row.zero == 3:
         return "fsdp"
+    if row.source.startswith(("NVIDIA-NeMo/", "NVIDIA/NeMo", "NeMo ")):
+        return "megatron-bridge"
     return "megatron"
 
 
@@ -132,7 +139,7 @@ def zero_stage(row: Row, software: str, replicas: int, pp: int) -> int:
         return 1
     if row.zero is not None:
         return row.zero
-    return {"fsdp": 3, "megatron": 1}.get(software, 0)
+    return {"fsdp": 3, "megatron": 1, "megatron-bridge": 1}.get(software, 0)
 
 
 def schedule_and_chunks(row: Row, pp: int) -> tuple[str, int]:
@@ -147,6 +154,8 @@ def schedule_and_chunks(row: Row, pp: int) -> tuple[str, int]:
 
 def coupled_experts(row: Row) -> bool:
     """Whether experts are split over the same ranks as dense layers (no decoupled mesh)."""
+    if row.method.startswith("fsdp"):
+        return False  # FSDP gathers whole experts
     return (row.ep or 1) == 1 or row.method in ("mcore", "tp+ep+dp")
 
 

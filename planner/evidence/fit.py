@@ -36,7 +36,8 @@ from planner.training import fitted
 RESULT = Path(__file__).with_name("fit.json")
 
 FAMILIES = {
-    "megatron": ("megatron", "megatron-2022"),
+    "megatron": ("megatron", "megatron-bridge"),
+    "megatron-2022": ("megatron-2022",),
     "fsdp": ("fsdp",),
     "vtrain": ("vtrain",),
 }

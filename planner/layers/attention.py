@@ -82,6 +82,21 @@ def context_exchange(
     return collectives.all_to_all(net, cp, tp, nbytes)
 
 
+@term(
+    "(c-1) (launch + 6 output bytes / (b W))",
+    Ref("Ring Attention arXiv 2310.01889", "section 3, blockwise accumulation"),
+)
+def _merge_time(setting: Setting, sharding: Sharding, output_bytes: Seconds) -> Seconds:
+    """Time that a ring's extra steps cost: a launch each, and rescaling the fp32 output [s].
+
+    ``output_bytes`` is one rank's attention output in 16 bits; a step reads and writes it in fp32
+    and reads the step's own.
+    """
+    kernel = kernels.parameters(setting.device, "attention", "bf16")
+    step = kernel.launch + kernels.elementwise(setting.device, 6.0 * output_bytes)
+    return (sharding.cp - 1.0) * step
+
+
 def _softmax_core(
     setting: Setting,
     sharding: Sharding,
@@ -99,7 +114,7 @@ def _softmax_core(
         attended = kernels.attended_keys(float(job.seq_len), window, job.causal)
 
         def core(passes: float) -> Seconds:
-            return kernels.attention(
+            return job.software.attention_slowdown * kernels.attention(
                 device, batch, heads, kv_heads, queries, attended, key_dim, value_dim, passes
             )
 
@@ -144,8 +159,11 @@ def _softmax_core(
         "context-parallel exchange", context_exchange(setting, sharding, cp_query, cp_kv), "link"
     )
     if setting.context_parallel == "ring":
-        forward = overlap("ring attention", [forward, exchange])
-        backward = overlap("ring attention, backward", [backward, exchange, exchange])
+        merge = leaf("merging ring steps", _merge_time(setting, sharding, cp_query), "memory")
+        forward = overlap("ring attention", [seq("steps", [forward, merge]), exchange])
+        backward = overlap(
+            "ring attention, backward", [seq("steps, backward", [backward, merge]), exchange, exchange]
+        )
     else:
         forward = seq("Ulysses attention", [forward, exchange])
         backward = seq("Ulysses attention, backward", [backward, exchange])

@@ -59,7 +59,7 @@ def exchange_time(
     ``skew`` is the busiest rank's load over the mean.  ``deduplicated`` sends a token once to each
     scale-up domain and spreads it there, as DeepEP does.
     """
-    net, hidden = setting.net, setting.hidden
+    net, hidden = setting.net, spec.expert_hidden(setting.hidden)
     token_bytes = 2.0 * tokens * hidden
     if setting.dispatch == "all-gather":
         return collectives.all_gather(net, ep * etp, 1, token_bytes * ep * etp)
@@ -88,6 +88,7 @@ def moe_part(
         Tensor parallelism of the shared experts, expert and expert-tensor parallelism.
     """
     job, device, hidden = setting.job, setting.device, setting.hidden
+    inside = spec.expert_hidden(hidden)  # the width that experts see
     precision, traffic = job.precision, job.software.traffic
     skew = np.where(ep > 1, job.imbalance, 1.0)
     copies = tokens * spec.top_k
@@ -100,14 +101,14 @@ def moe_part(
         return leaf(name, kernels.elementwise(device, traffic * nbytes, launches), "memory")
 
     experts = kernels.expert_feedforward(
-        device, precision.matrix, rows, np.minimum(local, rows), hidden, width, matrices
+        device, precision.matrix, rows, np.minimum(local, rows), inside, width, matrices
     )
     if precision.cast_bytes:
-        experts = experts + kernels.elementwise(device, precision.cast_bytes * rows * hidden)
+        experts = experts + kernels.elementwise(device, precision.cast_bytes * rows * inside)
     exchange = exchange_time(setting, spec, skew, tokens, ep, etp)
     dispatch, combine = (leaf(name, exchange, "link") for name in EXCHANGE)
     router = projection(setting, "router", tokens, float(spec.experts), hidden)
-    permute_bytes = 4.0 * (copies + rows / etp) * hidden
+    permute_bytes = 4.0 * (copies + rows / etp) * inside
     always = spec.shared_width + spec.dense_width
     shared = _always_active(setting, spec, tokens, tp) if always else None
     norm = moved("norm and residual", 10.0 * tokens * hidden, 2.0)
@@ -148,7 +149,7 @@ def moe_part(
         ],
     )
     columns = (2.0 if spec.gated else 1.0) * width
-    dispatched = 2.0 * rows * hidden
+    dispatched = 2.0 * rows * inside
     activated = 2.0 * rows * width
     norm_output = 2.0 * tokens * hidden
     kept = 2.0 * tokens * hidden + norm_output + 2.0 * dispatched

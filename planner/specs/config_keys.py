@@ -36,7 +36,7 @@ _ROTARY = """
     rope_percent rotary_base mla_use_nope alibi_bias_max attn_scale floor_scale
 """
 _ROUTING = """
-    n_group num_expert_group topk_group topk_method scoring_func norm_topk_prob
+    topk_method scoring_func norm_topk_prob
     routed_scaling_factor group_limited_greedy moe_renormalize moe_router_activation_func
     moe_router_scaling_factor use_grouped_topk norm_expert_weight moe_normalize_expert_weights
     shared_moe_mode use_mixed_mlp_moe moe_router_dtype moe_router_enable_expert_bias moe_capacity

@@ -95,6 +95,9 @@ def _mixtures(
     latent = fields.optional("routed_expert_hidden_size", "moe_latent_size")
     fields.flag("latent_moe_use_norm")  # one vector: too small to count
     dense_width = _dense_branch(fields, hidden)
+    groups = fields.optional("n_group", "num_expert_group")
+    allowed = fields.optional("topk_group")
+    limits = (allowed, groups) if groups and allowed and allowed < groups else None
     router_bias = fields.flag("use_routing_bias", "use_moe_router_bias", default=known.router_bias)
     return [
         MixtureOfExperts(
@@ -108,6 +111,7 @@ def _mixtures(
             expert_bias=known.expert_bias,
             router_bias=router_bias,
             latent=latent,
+            route_groups=limits,
         )
         for k, width, count in zip(top_k, widths, counts, strict=True)
     ]

@@ -98,8 +98,9 @@ def estimate(
             f" pp={configuration.pp}, vpp={configuration.vpp} empty."
         )
     where = spread(setting, columns, configuration.pp)
+    hidden = job.software.overlaps_exchange
     stages = [
-        held(contents(columns, *device.holds), schedule, where, device, vpp, vocabulary)
+        held(contents(columns, *device.holds), schedule, where, device, vpp, vocabulary, hidden)
         for device in found
     ]
     step = step_time(setting, where, schedule, vpp, zero, pipeline(stages))
@@ -121,7 +122,8 @@ def estimate(
 
 def _tree(step: Step, stage: Cost) -> Cost:
     """The step as a tree that adds up to ``step.seconds``."""
-    waited = np.maximum(0.0, step.slowest - stage.seconds)
+    waited = step.slowest - stage.seconds
+    waited = np.where(waited > ROUNDING * step.slowest, waited, 0.0)
     waiting = leaf("waiting for sharded weights", waited, "link")
     work = seq("slowest device", [stage, waiting])
     return seq(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice, product
 
+from planner.costs import topology
 from planner.errors import Infeasible, PlannerError
 from planner.results.format import assignments, show
 from planner.specs.parallelism import Configuration, Rule, check, training_rules
@@ -149,7 +150,8 @@ def _ways_out(request: Request, nearest: Configuration, peak: float) -> Iterator
 def _relaxed(request: Request, nearest: Configuration) -> list[tuple[float, str]]:
     """(peak bytes, change) for every single change of a fixed axis that is legal."""
     rules = training_rules(request.model, request.job, nearest.devices)
-    free = training_space(request.model, request.job, nearest.devices, {})
+    net = topology.network(request.cluster, nearest.devices)
+    free = training_space(request.model, request.job, net, {})
     found: list[tuple[float, str]] = []
     for axis in request.options.fixed:
         values = free.names.get(axis, free.numbers.get(axis, ()))

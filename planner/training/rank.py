@@ -85,6 +85,7 @@ def rank(request: Request, progress: Progress | None = None) -> Ranking:
         objective=options.objective,
         memory_reserve=options.memory_reserve,
         max_step_time=limit,
+        memory_front=options.pareto == "memory",
         progress=progress,
     )
     chosen = found.configurations
@@ -96,7 +97,7 @@ def rank(request: Request, progress: Progress | None = None) -> Ranking:
         maker.plan(estimate(request.model, request.cluster, request.job, configuration), position)
         for position, configuration in enumerate(chosen, start=1)
     ]
-    points = front(request, devices, limit)
+    points = front(request, devices, found, limit)
     return Ranking(
         KIND,
         tuple(plans),

@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from planner.costs.kernels import peak
+from planner.launch.megatron import express
 from planner.results.bands import UNLIKE, Band
 from planner.results.breakdown import from_cost, lanes
 from planner.results.format import show
 from planner.results.plan import Metric, Plan
 from planner.results.ranking import Column
-from planner.specs.parallelism import TRAINING_AXES, Configuration
+from planner.specs.parallelism import TRAINING_AXES, Configuration, chunks
 from planner.training.assumptions import assumptions
 from planner.training.estimate import Estimate
 from planner.training.flops import recomputed_flops, step_flops
 from planner.training.request import Request
+from planner.training.stages import redistribute, split
 
 CONVENTION = "full"
 """FLOP convention of the plain metrics: attention scores over the whole sequence, as in the
@@ -135,18 +137,31 @@ def make_plan(
     theirs = baseline.metrics["tokens_per_s"] if baseline else None
     if ours and theirs:
         metrics["gain"] = ours / theirs - 1.0
-    configuration = estimate.configuration.as_dict()
+    flags, not_expressed = express(
+        request.model, request.job, estimate.configuration, _layers(request, estimate.configuration)
+    )
     return Plan(
         rank,
-        configuration,
+        estimate.configuration.as_dict(),
         {name: metrics[name] for name in DEFINITIONS},
         estimate.memory,
         estimate.memory_by_stage,
         tree,
         DEFINITIONS,
         assumptions(request),
+        flags=tuple(flags),
+        not_expressed=tuple(not_expressed),
         notes=tuple(_notes(request, estimate, bands)),
     )
+
+
+def _layers(request: Request, configuration: Configuration) -> list[int]:
+    """Decoder layers of every stage, in order."""
+    model, job = request.model, request.job
+    stages = configuration.pp * chunks(configuration.schedule, configuration.vpp)
+    if configuration.vocabulary == "redistributed":
+        return redistribute(model, stages)
+    return split(model.num_layers, stages, len(model.mtp_layers) if job.mtp else 0)
 
 
 def _metrics(request: Request, estimate: Estimate, scale: float) -> dict[str, float | None]:

@@ -20,6 +20,7 @@ from planner.costs import kernels, topology
 from planner.costs.pipeline import SCHEDULES, Schedule
 from planner.layers.part import Array, Setting
 from planner.search.best import Best
+from planner.search.pareto import Front
 from planner.specs.hardware import Accelerator, Cluster
 from planner.specs.model import ModelSpec
 from planner.specs.parallelism import TRAINING_AXES, Configuration
@@ -77,6 +78,8 @@ class Found:
     """Candidates that each named constraint removed."""
     nearest_miss: Configuration | None
     """When nothing is feasible: the candidate that needs least memory."""
+    front: tuple[Configuration, ...] = ()
+    """When asked for: candidates that no other beats on time and memory at once, fastest first."""
 
 
 @dataclass
@@ -117,6 +120,7 @@ def search(
     objective: str = "throughput",
     memory_reserve: float = 0.1,
     max_step_time: float | None = None,
+    memory_front: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Found:
     """Find the ``top`` configurations on any of the given numbers of devices.
@@ -134,6 +138,8 @@ def search(
         Share of a device's memory to leave free.
     max_step_time : float
         Longest step that is acceptable [s].
+    memory_front : bool
+        Also keep the front of step time against peak memory.
     progress : callable
         Called with (parts done, parts in all).
     """
@@ -142,6 +148,7 @@ def search(
     goal = _Goal(objective, limit, max_step_time or np.inf)
     tally = _Tally()
     best = Best(top, len(KEY))
+    front = Front(len(KEY)) if memory_front else None
     chosen: list[Configuration] = []
     for done, count in enumerate(sorted(devices)):
         net = topology.network(cluster, count, fitted.LINK_SLOWDOWN)
@@ -152,13 +159,13 @@ def search(
                 progress(int(1000 * (done + share)), 1000 * len(devices))
 
         device = kernels.sustained(cluster.accelerator)
-        tally.add(_sweep(model, device, net, job, space, goal, best, report))
+        tally.add(_sweep(model, device, net, job, space, goal, best, front, report))
         if objective == "devices":  # fewer devices always rank first
-            chosen += _configurations(best)
+            chosen += _configurations(best.ranked()[1])
             best = Best(top, len(KEY))
             if len(chosen) >= top:
                 break
-    chosen += _configurations(best)
+    chosen += _configurations(best.ranked()[1])
     nearest = None
     if not chosen and memory_reserve > -np.inf:
         again = search(
@@ -181,13 +188,14 @@ def search(
         time.perf_counter() - start,
         {"memory": tally.candidates - tally.evaluated, "max-step-time": tally.too_slow},
         nearest,
+        tuple(_configurations(front.ranked())) if front else (),
     )
 
 
-def _configurations(best: Best) -> list[Configuration]:
-    """The ranked keys as configurations."""
+def _configurations(keys: NDArray[np.int64]) -> list[Configuration]:
+    """Rows of keys as configurations."""
     found = []
-    for key in best.ranked()[1]:
+    for key in keys:
         values: dict[str, int | str] = dict(zip(KEY, key.tolist(), strict=True))
         total = int(values.pop("devices"))
         for axis in ("recompute", "schedule", "vocabulary", "dispatch", "context_parallel"):
@@ -206,6 +214,7 @@ class _Sweep:
     space: Space
     goal: _Goal
     best: Best
+    front: Front | None
     shapes: Mapping[tuple[str, int], list[_Shape]]
 
     def block(self, setting: Setting, rows: Rows) -> _Tally:
@@ -230,6 +239,7 @@ def _sweep(
     space: Space,
     goal: _Goal,
     best: Best,
+    front: Front | None,
     progress: Callable[[float], None],
 ) -> _Tally:
     """Evaluate every candidate of a space."""
@@ -238,7 +248,7 @@ def _sweep(
         for name in space.names["schedule"]
         for p in space.numbers["pp"]
     }
-    sweep = _Sweep(model, job, space, goal, best, shapes)
+    sweep = _Sweep(model, job, space, goal, best, front, shapes)
     modes = list(product(space.names["dispatch"], space.names["context_parallel"]))
 
     total = _Tally()
@@ -365,9 +375,9 @@ def _combine(
 ) -> _Tally:
     """Time and memory of a batch of rows in one shape, for every ZeRO stage."""
     space, goal, where, tally = sweep.space, sweep.goal, batch.where, _Tally()
+    how = (shape.vpp, shape.vocabulary, setting.job.software.overlaps_exchange)
     stages = [
-        held(sums(*device.holds), shape.schedule, where, device, shape.vpp, shape.vocabulary)
-        for device in shape.devices
+        held(sums(*device.holds), shape.schedule, where, device, *how) for device in shape.devices
     ]
     line = pipeline(stages)
     for zero in space.numbers["zero"]:
@@ -392,6 +402,11 @@ def _combine(
         if len(index):
             keys = _keys(space, setting, batch, shape, zero, index)
             sweep.best.offer(scores[index], keys)
+        if sweep.front is not None:
+            quick_rows = np.flatnonzero(quick)
+            useful = quick_rows[sweep.front.useful(needs[quick_rows], seconds[quick_rows])]
+            keys = _keys(space, setting, batch, shape, zero, useful)
+            sweep.front.offer(needs[useful], seconds[useful], keys)
     return tally
 
 

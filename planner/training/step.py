@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.costs import collectives, kernels, memory
+from planner.costs.overlap import behind_work
 from planner.costs.pipeline import VOCABULARY, Others, Schedule
 from planner.costs.terms import Ref, term
 from planner.costs.topology import Int, Network
@@ -69,6 +70,8 @@ class Spread:
     all_reduce: tuple[Line, Line]
     transfer: Array
     """One hand-over between neighbouring stages [s]."""
+    hand_over: Array
+    """Its latency alone, which no schedule hides [s]."""
     synchronise: Array
     """One all-reduce of a hand-over's bytes over the pipeline [s]."""
 
@@ -88,8 +91,9 @@ def spread(setting: Setting, columns: Columns, p: int) -> Spread:
             long_line(collective, net, expert_shards, meshed),
         )
 
-    transfer = synchronise = np.zeros(len(rows))
+    transfer = hand_over = synchronise = np.zeros(len(rows))
     if p > 1:
+        hand_over = np.asarray(collectives.point_to_point(net, dense * dp, 0.0 * columns.boundary))
         transfer = np.asarray(collectives.point_to_point(net, dense * dp, columns.boundary))
         synchronise = np.asarray(
             collectives.all_reduce(net, np.full(len(rows), p), dense * dp, columns.boundary)
@@ -104,6 +108,7 @@ def spread(setting: Setting, columns: Columns, p: int) -> Spread:
         both(collectives.all_gather),
         both(collectives.all_reduce),
         transfer,
+        hand_over,
         synchronise,
     )
 
@@ -180,9 +185,13 @@ def held(
     where: Spread,
     device: Device,
     vpp: int,
-    vocabulary: str = "ends",
+    vocabulary: str,
+    overlaps_exchange: bool,
 ) -> Held:
-    """What a device does and keeps under a schedule."""
+    """What a device does and keeps under a schedule.
+
+    ``overlaps_exchange`` says that the software hides the expert exchange under any schedule.
+    """
     moved = VOCABULARY[vocabulary]
     per_device = chunks(schedule.name, vpp)
     in_flight = schedule.in_flight(where.num_microbatches, where.p, device.position, per_device)
@@ -193,10 +202,11 @@ def held(
         forward, backward, weight = (device.share * v for v in (forward, backward, weight))
     if moved.synchronous:
         forward, backward = forward + where.synchronise, backward + where.synchronise
-    if schedule.hides_exchange:
+    if schedule.hides_exchange or overlaps_exchange:
         exchange = device.share * sums.exchange
-        hidden = np.minimum(exchange, forward + backward - exchange)
-        forward, backward = forward - hidden / 2.0, backward - hidden / 2.0
+        work = forward + backward
+        saved = work - behind_work(work - exchange, exchange)
+        forward, backward = forward - saved / 2.0, backward - saved / 2.0
     return Held(
         device,
         forward,
@@ -299,8 +309,9 @@ def step_time(
     if p > 1:
         fill = schedule.fill(line.others, p, per_device)
         if schedule.hides_transfers:
-            exposed = m * np.maximum(0.0, 2.0 * per_device * where.transfer - slowest)
-            transfers = 2.0 * (p - 1) * where.transfer + exposed
+            each = 2.0 * per_device
+            exposed = np.maximum(each * where.hand_over, each * where.transfer - slowest)
+            transfers = 2.0 * (p - 1) * where.transfer + m * exposed
         else:
             transfers = 2.0 * (m + p - 1) * where.transfer
     owned = line.parameters / (where.shards if zero else 1.0)
@@ -340,9 +351,12 @@ def _data_parallel(
             gather = np.maximum(0.0, gather - line.forward)
         return line.slowest, reduce, gather
     if zero == 2:
-        hidden = np.maximum(line.slowest, line.forward + np.maximum(line.backward, reduce))
+        hidden = np.maximum(line.slowest, line.forward + behind_work(line.backward, reduce))
         return hidden, np.zeros_like(reduce), np.maximum(0.0, gather - line.forward)
-    ahead = np.maximum(line.forward, gather) + np.maximum(line.backward, gather + reduce)
+    if not software.overlaps_gradients:
+        exposed = line.slowest + 2.0 * gather + reduce
+        return exposed, np.zeros_like(reduce), np.zeros_like(reduce)
+    ahead = behind_work(line.forward, gather) + behind_work(line.backward, gather + reduce)
     edges = (gather + reduce) / line.layers  # the first layer's gathering, the last one's reduction
     return np.maximum(line.slowest, ahead) + edges, np.zeros_like(reduce), np.zeros_like(reduce)
 

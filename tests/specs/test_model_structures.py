@@ -49,7 +49,9 @@ def test_deepseek_v3_has_three_dense_layers_latent_attention_and_mtp() -> None:
     attention = model.layers[0].attention
     assert isinstance(attention, LatentAttention)
     assert (attention.heads, attention.kv_rank, attention.query_rank) == (128, 512, 1536)
-    assert model.layers[3].feedforward == MixtureOfExperts(256, 8, 2048, shared_width=2048)
+    assert model.layers[3].feedforward == MixtureOfExperts(
+        256, 8, 2048, shared_width=2048, route_groups=(4, 8)
+    )
     assert model.layers[0].feedforward == DenseFeedForward(18432)
     count = model.parameters()
     assert count.total / 1e9 == pytest.approx(671.03, abs=0.005)

@@ -1,0 +1,127 @@
+"""``roofplan``: finds the subcommand, and turns errors into one line and an exit code.
+
+A subcommand's module is imported when it is run, so that ``roofplan --help`` answers at once.
+Exit codes: 0 fine, 2 bad input, 3 nothing feasible, 4 stopped by a limit without proof.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from planner import __version__
+from planner.errors import PlannerError
+
+COMMANDS = {
+    "train": "Rank the ways to pre-train a model on a cluster, or cost one.",
+    "explain": "Show why a plan of a result file takes its time.",
+    "compare": "Show what makes the difference between two plans of a result file.",
+    "show": "List the hardware, clusters, models, equations and axes, or describe one.",
+    "validate": "Score the planner against published measurements.",
+}
+"""Subcommands in the order of the help, each with the first sentence of its own."""
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+"""128 and the number of SIGINT or SIGPIPE, as shells report them."""
+
+
+USAGE_ERRORS: tuple[type[Exception], ...] = tuple(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+)
+"""What typer raises for a wrong command line; it has no public name for it."""
+
+
+class Commands(TyperGroup):
+    """Subcommands that are imported when they are needed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The subcommand of that name.
+
+        Raises
+        ------
+        PlannerError
+            If there is none; the message holds the nearest names.
+        """
+        if cmd_name not in COMMANDS:
+            from planner.specs.folders import near
+
+            raise PlannerError(
+                f"unknown command {cmd_name!r}{near(cmd_name, COMMANDS)}; expected one of"
+                f" {', '.join(COMMANDS)}."
+            )
+        return get_command(import_module(f"planner.cli.{cmd_name}").app)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The table of subcommands, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+app = typer.Typer(cls=Commands, rich_markup_mode=None, add_completion=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"roofplan {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def roofplan(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Plan LLM training: the best configurations for a model on a cluster, ranked and explained."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; ``arguments`` default to the command line's."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 still gets its table
+    try:
+        code = _run(given or ["--help"])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has gone (``roofplan ... | head``); keep Python's exit from complaining too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        code = get_command(app).main(
+            args=list(arguments), prog_name="roofplan", standalone_mode=False
+        )
+    except PlannerError as error:
+        return _complain(str(error), error.exit_code)
+    except typer.Abort:
+        return INTERRUPTED
+    except USAGE_ERRORS as error:
+        return _complain(error.format_message(), BAD_INPUT)  # type: ignore[attr-defined]
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str, code: int) -> int:
+    """One line on stderr."""
+    sys.stdout.flush()
+    print(f"roofplan: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,80 @@
+"""``--input plan.yaml``: the options of ``roofplan train`` as a file.
+
+Keys are the options with dashes or underscores, ``model`` is the model, and an axis takes one value
+or a list.  An option on the command line wins over the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from planner.cli.training_options import known_keys
+from planner.errors import PlannerError
+from planner.specs.folders import near
+from planner.training.axes import ALIASES
+
+Given = dict[str, str | list[str]]
+"""Options as text by name; those that repeat (``set``, ``db``) as lists."""
+
+REPEATABLE = ("set", "db")
+
+
+def read_plan(path: str) -> Given:
+    """The options in a file.
+
+    Raises
+    ------
+    PlannerError
+        If the file cannot be read, is no mapping, or has an unknown key or an odd value.
+    """
+    import yaml
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        found = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise PlannerError(f"{path}: cannot be read: {reason.lower()}.") from None
+    except yaml.YAMLError as error:
+        raise PlannerError(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(found, Mapping):
+        raise PlannerError(f"{path}: found {text[:40]!r}, expected options such as 'devices: 8'.")
+    given: Given = {}
+    for key, value in found.items():
+        name = _name(path, str(key))
+        if name in given:
+            raise PlannerError(f"{path}: {key}: found twice, expected once.")
+        where = f"{path}: {key}"
+        given[name] = _items(value, where) if name in REPEATABLE else _text(value, where)
+    return given
+
+
+def _name(path: str, key: str) -> str:
+    plain = key.strip().lower().replace("-", "_")
+    if plain not in known_keys():
+        raise PlannerError(
+            f"{path}: unknown key {key!r}{near(plain, known_keys())}; expected an option of"
+            " roofplan train."
+        )
+    return ALIASES.get(plain, plain)
+
+
+def _items(value: object, where: str) -> list[str]:
+    """A value of an option that may repeat: one, a list, or for ``set`` a mapping."""
+    if isinstance(value, Mapping):
+        return [f"{field}={_text(one, where)}" for field, one in value.items()]
+    return (
+        [_text(one, where) for one in value] if isinstance(value, list) else [_text(value, where)]
+    )
+
+
+def _text(value: object, where: str) -> str:
+    """One value as the command line would hold it; a list is one with commas."""
+    if isinstance(value, list):
+        return ",".join(_text(one, where) for one in value)
+    if isinstance(value, Mapping) and where.endswith("baseline"):
+        return ",".join(f"{axis}={_text(one, where)}" for axis, one in value.items())
+    if value is None or not isinstance(value, str | int | float):
+        raise PlannerError(f"{where}: found {value!r}, expected a text or a number.")
+    return str(value)

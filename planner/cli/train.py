@@ -1,0 +1,169 @@
+"""``roofplan train``: rank the ways to pre-train a model on a cluster.
+
+The command's signature is made of the declared options and axes; nothing is listed twice.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from planner.cli.output import FORMATS, check_format, draw, emit, format_of, is_terminal, tell
+from planner.cli.plan_file import Given, read_plan
+from planner.cli.progress import Bar
+from planner.cli.training_options import OPTIONS, axis_flags, axis_help
+from planner.errors import PlannerError
+from planner.results.files import check_writable, write
+from planner.results.ranking import Ranking
+from planner.specs.parallelism import TRAINING_AXES
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+def train(**options: Any) -> None:
+    """Rank the ways to pre-train a model on a cluster, or cost one.
+
+    An axis takes one value or several (--pp 4,8); with every axis fixed the answer is an estimate
+    of that one configuration.  With --pareto, tab- and comma-separated values hold the front.
+    """
+    given: Given = {name: value for name, value in options.items() if value}
+    path = _take(given, "input") or ""
+    given = _merge(read_plan(path) if path else {}, given)
+    model, form, output = (_take(given, name) for name in ("model", "format", "output"))
+    check_format(form)
+    if model is None:
+        raise PlannerError("MODEL: missing; expected a name (roofplan show models) or a path.")
+    question = _question(given, path)
+    if output:
+        check_writable(output)
+    from planner.training.plan import plan_training
+
+    with Bar() as bar:
+        ranking = plan_training(model, progress=bar, **question)
+    _answer(ranking, format_of(form, output), output)
+
+
+def _take(given: Given, name: str) -> str | None:
+    """Remove and return an option that is no parameter of ``plan_training``."""
+    value = given.pop(name, None)
+    return value if value is None else str(value)
+
+
+def _merge(file: Given, line: Given) -> Given:
+    """The file's options under the command line's; what repeats adds up."""
+    merged: Given = {**file, **line}
+    for name, order in (("set", (file, line)), ("db", (line, file))):
+        items = [item for source in order for item in source.get(name, [])]
+        if items:
+            merged[name] = items
+    return merged
+
+
+def _question(given: Mapping[str, str | list[str]], path: str) -> dict[str, Any]:
+    """The keyword arguments of ``plan_training``."""
+    found: dict[str, Any] = {"fixed": {}}
+    for name, text in given.items():
+        if name in TRAINING_AXES:
+            found["fixed"][name] = text
+        elif name == "set":
+            found["overrides"] = dict(_setting(item) for item in text)
+        elif name == "db":
+            found["db"] = list(text)
+        else:
+            found[name] = OPTIONS[name].read(str(text), OPTIONS[name].flag)
+    for option in OPTIONS.values():
+        if option.required and option.name not in found:
+            where = f" and {path}" if path else ""
+            raise PlannerError(f"{option.flag}: missing on the command line{where}.")
+    return found
+
+
+def _setting(item: str) -> tuple[str, str]:
+    field, equals, value = item.partition("=")
+    if not (equals and field.strip() and value.strip()):
+        raise PlannerError(f"--set: found {item!r}, expected hardware.FIELD=VALUE.")
+    return field.strip(), value.strip()
+
+
+def _answer(ranking: Ranking, form: str, output: str | None) -> None:
+    """Write the file that was asked for, and show the ranking on a terminal or in a pipe."""
+    if output:
+        write(output, _text(ranking, form))
+        tell(f"wrote {output}")
+    if is_terminal() and (output or form == "table"):
+        _show(ranking)
+    elif not output:
+        emit(_text(ranking, form))
+    for note in ranking.plans[0].notes if len(ranking) == 1 else ():
+        tell(f"note: {note}")
+
+
+def _text(ranking: Ranking, form: str) -> str:
+    from planner.results.tables import ranking_csv, ranking_tsv
+
+    if form == "json":
+        return ranking.to_json()
+    return (ranking_csv if form == "csv" else ranking_tsv)(ranking, ranking.pareto or None)
+
+
+def _show(ranking: Ranking) -> None:
+    """The table for a person, and the front below it."""
+    from planner.results.tables import ranking_table
+
+    draw(ranking)
+    if ranking.pareto:
+        from rich.console import Console
+
+        draw(f"Front of step time against {ranking.inputs['pareto']}:")
+        draw(ranking_table(ranking, ranking.pareto, Console().width))
+
+
+def _signature() -> inspect.Signature:
+    """MODEL, the options, the axes, and where the answer goes."""
+
+    def option(name: str, kind: Any, flags: list[str], metavar: str, text: str) -> Any:
+        info = typer.Option(*flags, metavar=metavar, help=text)
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, info]
+        )
+
+    text, texts = str | None, list[str] | None
+    model = typer.Argument(metavar="MODEL", help="A name (roofplan show models) or a config.json.")
+    parameters = [
+        inspect.Parameter(
+            "model",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[text, model],
+        ),
+        *(option(o.name, text, [o.flag], o.metavar, o.help) for o in OPTIONS.values()),
+        *(
+            option(axis.name, text, axis_flags(axis), "VALUES", axis_help(axis))
+            for axis in TRAINING_AXES.values()
+        ),
+        option(
+            "input",
+            text,
+            ["--input"],
+            "FILE",
+            "Read options from a YAML file; the command line wins.",
+        ),
+        option(
+            "set",
+            texts,
+            ["--set"],
+            "hardware.FIELD=VALUE",
+            "Change a number of the hardware; repeatable.",
+        ),
+        option("db", texts, ["--db"], "DIR", "Search this database first; repeatable."),
+        option("format", text, ["--format"], "|".join(FORMATS), "How to answer."),
+        option("output", text, ["--output"], "FILE", "Write the answer to a file."),
+    ]
+    return inspect.Signature(parameters)
+
+
+train.__signature__ = _signature()  # type: ignore[attr-defined]
+app.command()(train)

@@ -1,0 +1,184 @@
+"""A training plan as the flags of Megatron-LM core v0.16.1, and what no flag expresses.
+
+Flags say how the work is spread and computed; what the model is (hidden size, heads, data) and how
+it learns are the user's.  Each flag is checked against the options of that version in the tests.
+The layout string of ``--pipeline-model-parallel-layout`` is that of megatron/core/transformer/
+pipeline_parallel_layer_layout.py: E embedding, t layer, m multi-token prediction, L loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from planner.specs.model import DenseFeedForward, LatentAttention, MixtureOfExperts, ModelSpec
+from planner.specs.parallelism import Configuration, chunks, experts_of
+from planner.specs.workload import TrainingJob
+
+VERSION = "Megatron-LM core_v0.16.1"
+
+PRECISION_FLAGS = {
+    "bf16": ("--bf16",),
+    "fp16": ("--fp16",),
+    "fp8": ("--bf16", "--fp8-format", "hybrid"),
+    "mxfp8": ("--bf16", "--fp8-format", "e4m3", "--fp8-recipe", "mxfp8"),
+    "nvfp4": ("--bf16", "--fp4-format", "e2m1", "--fp4-recipe", "nvfp4"),
+}
+
+DISPATCH_FLAGS = {
+    "all-to-all": ("--moe-token-dispatcher-type", "alltoall"),
+    "all-gather": ("--moe-token-dispatcher-type", "allgather"),
+    "deduplicated": (
+        *("--moe-token-dispatcher-type", "flex"),
+        *("--moe-flex-dispatcher-backend", "deepep"),
+    ),
+}
+
+SHARDING = {2: "optim_grads", 3: "optim_grads_params"}
+"""Strategies of Megatron-FSDP by ZeRO stage."""
+
+EXPRESSED_SCHEDULES = ("1f1b", "interleaved-1f1b")
+EXPRESSED_VOCABULARY = ("ends", "redistributed")
+
+
+def express(
+    model: ModelSpec,
+    job: TrainingJob,
+    configuration: Configuration,
+    layers_per_stage: Sequence[int],
+) -> tuple[list[str], list[str]]:
+    """Flags of Megatron-LM, and the choices that they cannot express.
+
+    Parameters
+    ----------
+    layers_per_stage
+        Decoder layers of every stage in the order in which a micro-batch visits them, ``pp * vpp``
+        of them; multi-token-prediction layers are on the last stage and not counted.
+
+    Returns
+    -------
+    flags, not_expressed
+        A flag and its value are two items.  Data parallelism has no flag: it follows from the
+        number of processes.
+    """
+    groups = (
+        _parallelism(model, configuration),
+        _pipeline(model, job, configuration, layers_per_stage),
+        _batch(job, configuration),
+        PRECISION_FLAGS[job.precision.name],
+        _recomputation(model, job, configuration),
+        _sharding(job, configuration),
+    )
+    return [flag for group in groups for flag in group], list(_missing(model, job, configuration))
+
+
+def _parallelism(model: ModelSpec, c: Configuration) -> Iterator[str]:
+    yield from ("--tensor-model-parallel-size", str(c.tp))
+    if c.sequence_parallel:
+        yield "--sequence-parallel"
+    yield from ("--context-parallel-size", str(c.cp))
+    if c.cp > 1:
+        yield from ("--cp-comm-type", "a2a" if c.context_parallel == "ulysses" else "p2p")
+    if experts_of(model):
+        yield from ("--expert-model-parallel-size", str(c.ep))
+        yield from ("--expert-tensor-parallel-size", str(c.etp))
+        yield from DISPATCH_FLAGS[c.dispatch]
+        yield "--moe-grouped-gemm"
+
+
+def _pipeline(
+    model: ModelSpec, job: TrainingJob, c: Configuration, counts: Sequence[int]
+) -> Iterator[str]:
+    """The number of stages, and where the layers go when they do not divide evenly."""
+    yield from ("--pipeline-model-parallel-size", str(c.pp))
+    if c.pp == 1 or c.schedule not in EXPRESSED_SCHEDULES:
+        return
+    if len(set(counts)) == 1:
+        if c.vpp > 1:
+            yield from ("--num-virtual-stages-per-pipeline-rank", str(c.vpp))
+        return
+    first, *middle, last = counts
+    if c.vpp == 1 and first and last and len(set(middle)) == 1:
+        yield from ("--decoder-first-pipeline-num-layers", str(first))
+        yield from ("--decoder-last-pipeline-num-layers", str(last))
+        return
+    mtp = len(model.mtp_layers) if job.mtp else 0
+    yield from ("--pipeline-model-parallel-layout", layout(counts, mtp))
+
+
+def layout(counts: Sequence[int], mtp: int = 0) -> str:
+    """Stages as Megatron-LM's layout string, equal neighbours folded.
+
+    >>> layout([3, 4, 4, 4, 3], mtp=1)
+    'Et*3|(t*4|)*3t*3mL'
+    """
+    first, *middle, last = counts
+    text = f"E{_layers(first)}|"
+    for count, run in groupby(middle):
+        stage, times = f"{_layers(count)}|", len(list(run))
+        text += stage if times == 1 else f"({stage})*{times}"
+    return f"{text}{_layers(last)}{'m' * mtp}L"
+
+
+def _layers(count: int) -> str:
+    return f"t*{count}" if count > 1 else "t" * count
+
+
+def _batch(job: TrainingJob, c: Configuration) -> Iterator[str]:
+    yield from ("--micro-batch-size", str(c.micro_batch))
+    yield from ("--global-batch-size", str(job.global_batch))
+    yield from ("--seq-length", str(job.seq_len))
+
+
+def _recomputation(model: ModelSpec, job: TrainingJob, c: Configuration) -> Iterator[str]:
+    if c.recompute == "full":
+        yield from ("--recompute-granularity", "full")
+        yield from ("--recompute-method", "uniform", "--recompute-num-layers", "1")
+    if c.recompute == "selective":
+        yield from ("--recompute-granularity", "selective")
+        yield from ("--recompute-modules", "layernorm")
+        if not job.software.fused_attention:
+            yield "core_attn"
+        if any(isinstance(layer.attention, LatentAttention) for layer in model.layers):
+            yield "mla_up_proj"
+        if experts_of(model):
+            yield "moe_act"
+
+
+def _sharding(job: TrainingJob, c: Configuration) -> Iterator[str]:
+    """Optimizer sharding, and what hides the communication of gradients and weights."""
+    if c.zero:
+        yield "--use-distributed-optimizer"
+    if c.zero in SHARDING:
+        yield "--use-megatron-fsdp"
+        yield from ("--data-parallel-sharding-strategy", SHARDING[c.zero])
+        yield from ("--ckpt-format", "fsdp_dtensor")
+    if job.software.overlaps_gradients:
+        yield "--overlap-grad-reduce"
+        if c.zero:
+            yield "--overlap-param-gather"
+    if job.software.overlaps_tensor and c.tp > 1:
+        yield "--tp-comm-overlap"
+
+
+def _missing(model: ModelSpec, job: TrainingJob, c: Configuration) -> Iterator[str]:
+    """What the flags leave out, each named as the plan names it."""
+    if c.schedule not in EXPRESSED_SCHEDULES:
+        placed = " and its placement of layers" if chunks(c.schedule, c.vpp) > c.vpp else ""
+        yield f"schedule={c.schedule}{placed}"
+    if c.vocabulary not in EXPRESSED_VOCABULARY:
+        yield f"vocabulary={c.vocabulary}"
+    if c.recompute == "selective" and _has_plain_activation(model):
+        yield "recompute=selective of the activation function of dense layers and shared experts"
+    if not job.software.name.startswith("megatron"):
+        yield f"software={job.software.name}: these are flags of {VERSION}"
+
+
+def _has_plain_activation(model: ModelSpec) -> bool:
+    """Whether some activation function is outside the routed experts."""
+    parts = [layer.feedforward for layer in model.layers]
+    return any(
+        isinstance(part, DenseFeedForward)
+        or (isinstance(part, MixtureOfExperts) and bool(part.shared_width or part.dense_width))
+        for part in parts
+    )

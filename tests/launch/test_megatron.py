@@ -1,0 +1,185 @@
+"""Flags of Megatron-LM: each exists in the version named, and together they say the plan."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planner.launch.megatron import PRECISION_FLAGS, express, layout
+from planner.specs.model import ModelSpec
+from planner.specs.models_catalog import find_model
+from planner.specs.parallelism import TRAINING_AXES, Configuration, chunks
+from planner.specs.workload import PRECISIONS, SOFTWARE, TrainingJob
+from planner.training.stages import split
+
+SNAPSHOT = Path(__file__).parent / "data" / "flags_megatron_lm_core_v0.16.1.txt"
+KNOWN = set(SNAPSHOT.read_text(encoding="utf-8").split())
+
+LLAMA, DEEPSEEK = find_model("llama-3.1-405b"), find_model("deepseek-v3")
+JOB = TrainingJob(4096, 1024)
+
+
+def flags_of(
+    model: ModelSpec = LLAMA, job: TrainingJob = JOB, **axes: int | str
+) -> tuple[list[str], list[str]]:
+    configuration = Configuration(**axes)  # type: ignore[arg-type]
+    stages = configuration.pp * chunks(configuration.schedule, configuration.vpp)
+    mtp = len(model.mtp_layers) if job.mtp else 0
+    return express(model, job, configuration, split(model.num_layers, stages, mtp))
+
+
+def value(flags: list[str], name: str) -> str | None:
+    return flags[flags.index(name) + 1] if name in flags else None
+
+
+def stages_of(text: str) -> list[str]:
+    """What Megatron-LM's parser makes of a layout: groups unrolled first, then letters."""
+    text = re.sub(r"\(([^)]+)\)\*(\d+)", lambda m: m[1] * int(m[2]), text)
+    text = re.sub(r"(.)\*(\d+)", lambda m: m[1] * int(m[2]), text)
+    return text.split("|")
+
+
+@pytest.mark.parametrize("model", [LLAMA, DEEPSEEK], ids=["dense", "experts"])
+@pytest.mark.parametrize("software", SOFTWARE)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_flag_exists(model: ModelSpec, software: str, precision: str) -> None:
+    job = TrainingJob(4096, 1024, PRECISIONS[precision], SOFTWARE[software])
+    names = [TRAINING_AXES[axis].values for axis in ("schedule", "recompute", "dispatch")]
+    for schedule, recompute, dispatch in itertools.product(*names):
+        for tp, pp, vpp, cp, ep, zero in itertools.product(
+            (1, 8), (1, 4, 16), (1, 2), (1, 2), (1, 8), range(4)
+        ):
+            for context_parallel in TRAINING_AXES["context_parallel"].values:
+                flags, _ = flags_of(
+                    model,
+                    job,
+                    tp=tp,
+                    pp=pp,
+                    vpp=vpp,
+                    cp=cp,
+                    ep=ep,
+                    zero=zero,
+                    sequence_parallel=int(tp > 1),
+                    schedule=schedule,
+                    recompute=recompute,
+                    dispatch=dispatch,
+                    context_parallel=context_parallel,
+                )
+                unknown = {flag for flag in flags if flag.startswith("--")} - KNOWN
+                assert not unknown
+                assert len(set(flags_named(flags))) == len(flags_named(flags))
+
+
+def flags_named(flags: list[str]) -> list[str]:
+    return [flag for flag in flags if flag.startswith("--")]
+
+
+def test_every_precision_has_flags() -> None:
+    assert PRECISION_FLAGS.keys() == PRECISIONS.keys()
+
+
+def test_degrees_are_said() -> None:
+    flags, missing = flags_of(DEEPSEEK, tp=2, pp=4, cp=2, ep=8, etp=1, micro_batch=2)
+    assert value(flags, "--tensor-model-parallel-size") == "2"
+    assert value(flags, "--pipeline-model-parallel-size") == "4"
+    assert value(flags, "--context-parallel-size") == "2"
+    assert value(flags, "--cp-comm-type") == "p2p"
+    assert value(flags, "--expert-model-parallel-size") == "8"
+    assert value(flags, "--expert-tensor-parallel-size") == "1"
+    assert value(flags, "--micro-batch-size") == "2"
+    assert value(flags, "--global-batch-size") == "1024"
+    assert value(flags, "--seq-length") == "4096"
+    assert not missing
+
+
+def test_a_dense_model_has_no_expert_flags() -> None:
+    flags, _ = flags_of(LLAMA, tp=8)
+    assert not [flag for flag in flags if "moe" in flag or "expert" in flag]
+
+
+@pytest.mark.parametrize(
+    ("dispatch", "kind"),
+    [("all-to-all", "alltoall"), ("all-gather", "allgather"), ("deduplicated", "flex")],
+)
+def test_dispatchers(dispatch: str, kind: str) -> None:
+    flags, _ = flags_of(DEEPSEEK, ep=8, dispatch=dispatch)
+    assert value(flags, "--moe-token-dispatcher-type") == kind
+
+
+def test_ulysses_is_all_to_all() -> None:
+    flags, _ = flags_of(LLAMA, cp=2, context_parallel="ulysses")
+    assert value(flags, "--cp-comm-type") == "a2a"
+
+
+def test_equal_stages_need_no_layout() -> None:
+    flags, _ = flags_of(LLAMA, pp=9, vpp=2, schedule="interleaved-1f1b")
+    assert value(flags, "--num-virtual-stages-per-pipeline-rank") == "2"
+    assert "--pipeline-model-parallel-layout" not in flags
+
+
+def test_short_ends_are_two_numbers() -> None:
+    flags, _ = flags_of(DEEPSEEK, pp=16)
+    assert value(flags, "--decoder-first-pipeline-num-layers") == "3"
+    assert value(flags, "--decoder-last-pipeline-num-layers") == "3"
+
+
+def test_uneven_chunks_are_a_layout_with_the_extra_prediction_layer() -> None:
+    flags, _ = flags_of(DEEPSEEK, pp=8, vpp=4, schedule="interleaved-1f1b")
+    stages = stages_of(value(flags, "--pipeline-model-parallel-layout") or "")
+    assert len(stages) == 32
+    assert stages[0].startswith("E")
+    assert stages[-1].endswith("mL")
+    assert "".join(stages).count("t") == 61
+    assert "--num-virtual-stages-per-pipeline-rank" not in flags
+
+
+@given(st.lists(st.integers(0, 9), min_size=2, max_size=64), st.integers(0, 2))
+def test_a_layout_reads_back(counts: list[int], mtp: int) -> None:
+    stages = stages_of(layout(counts, mtp))
+    assert [stage.count("t") for stage in stages] == counts
+    assert "".join(stages).replace("t", "") == "E" + "m" * mtp + "L"
+
+
+@pytest.mark.parametrize("schedule", ["gpipe", "zb-h1", "zb-v", "v-half", "dualpipe"])
+def test_schedules_without_a_flag_are_named(schedule: str) -> None:
+    _, missing = flags_of(LLAMA, pp=4, schedule=schedule)
+    assert any(f"schedule={schedule}" in choice for choice in missing)
+
+
+@pytest.mark.parametrize("vocabulary", ["vocab-1", "vocab-2", "interlaced"])
+def test_vocabulary_without_a_flag_is_named(vocabulary: str) -> None:
+    _, missing = flags_of(LLAMA, pp=4, vocabulary=vocabulary)
+    assert missing == [f"vocabulary={vocabulary}"]
+
+
+def test_a_redistributed_vocabulary_is_a_number_of_layers() -> None:
+    flags, missing = express(LLAMA, JOB, Configuration(pp=4, vocabulary="redistributed"),
+                             [33, 32, 32, 29])  # fmt: skip
+    assert stages_of(value(flags, "--pipeline-model-parallel-layout") or "")[-1] == "t" * 29 + "L"
+    assert not missing
+
+
+def test_sharding_by_stage() -> None:
+    zero, one, three = (flags_of(LLAMA, dp=8, zero=stage)[0] for stage in (0, 1, 3))
+    assert "--use-distributed-optimizer" not in zero
+    assert "--overlap-param-gather" not in zero
+    assert "--use-distributed-optimizer" in one
+    assert "--overlap-param-gather" in one
+    assert value(three, "--data-parallel-sharding-strategy") == "optim_grads_params"
+
+
+def test_selective_recomputation_names_its_modules() -> None:
+    flags, missing = flags_of(DEEPSEEK, recompute="selective")
+    start = flags.index("--recompute-modules")
+    assert flags[start + 1 : start + 4] == ["layernorm", "mla_up_proj", "moe_act"]
+    assert any("dense layers" in choice for choice in missing)
+
+
+def test_other_software_is_said() -> None:
+    _, missing = flags_of(LLAMA, TrainingJob(4096, 64, software=SOFTWARE["fsdp"]))
+    assert any("software=fsdp" in choice for choice in missing)
