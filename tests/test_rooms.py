@@ -11,7 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "planner"
 
 ORDER = (
-    {"units", "errors"},
+    {"errors"},
+    {"units"},
     {"specs"},
     {"costs"},
     {"layers"},

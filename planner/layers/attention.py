@@ -63,7 +63,7 @@ def _heads(sharding: Sharding, heads: int, kv_heads: int) -> tuple[Seconds, Seco
 
 
 @term(
-    "ring: max(core, (c-1) alpha + (c-1)/c KV / B); Ulysses: core + 4 all-to-alls",
+    "ring: (c-1) hops of KV behind the core; Ulysses: all-to-all of Q, K, V and back of the output",
     Ref("Ring Attention arXiv 2310.01889; DeepSpeed-Ulysses arXiv 2309.14509", "section 3"),
 )
 def context_exchange(
@@ -78,8 +78,11 @@ def context_exchange(
     if setting.context_parallel == "ring":
         hop = collectives.point_to_point(net, tp * np.ones_like(cp), kv_bytes)
         return (cp - 1.0) * hop
-    nbytes = 2.0 * query_bytes + kv_bytes
-    return collectives.all_to_all(net, cp, tp, nbytes)
+    there = collectives.all_to_all(net, cp, tp, query_bytes + kv_bytes)
+    back = collectives.all_to_all(net, cp, tp, query_bytes)
+    moved = np.where(cp > 1.0, 2.0 * query_bytes + kv_bytes, 0.0)  # packed and unpacked
+    copies = kernels.elementwise(setting.device, 4.0 * moved, 4.0)
+    return np.where(cp > 1.0, there + back + copies, 0.0)
 
 
 @term(

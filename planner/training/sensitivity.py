@@ -34,7 +34,9 @@ def better_clusters(cluster: Cluster) -> Iterator[tuple[str, Cluster]]:
     """The cluster with each number a tenth better, and what was changed."""
     device, more = cluster.accelerator, 1.0 + TENTH
     peaks = {dtype: rate * more for dtype, rate in device.peak.items()}
-    yield "+10 % peak compute", replace(cluster, accelerator=replace(device, peak=peaks))
+    power = None if device.power is None else device.power * more
+    stronger = replace(device, peak=peaks, power=power)
+    yield "+10 % peak compute and power", replace(cluster, accelerator=stronger)
     faster = replace(device, memory_bandwidth=device.memory_bandwidth * more)
     yield "+10 % memory bandwidth", replace(cluster, accelerator=faster)
     for index, tier in enumerate(cluster.tiers):

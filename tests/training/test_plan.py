@@ -257,9 +257,9 @@ class TestLimits:
 
 class TestExplain:
     def test_sensitivities_are_those_of_the_estimate(self) -> None:
-        p = one(configuration="tp=8,pp=2", software="megatron-2022").deepened()
+        p = one(configuration="tp=8,pp=2").deepened()
         effects = {s.change: s.effect for s in p.sensitivities}
-        assert effects["+10 % peak compute"] < 0 and effects["+10 % memory bandwidth"] < 0
+        assert effects["+10 % peak compute and power"] < 0 and effects["+10 % memory bandwidth"] < 0
         assert all(effect <= 1e-9 for effect in effects.values())
         cluster = find_cluster("dgx-h100")
         device = cluster.accelerator
