@@ -14,6 +14,18 @@ from planner.evidence.predict import Prediction
 from planner.evidence.score import errors, grouped, memory_rows, table, time_rows
 
 
+SCATTER = (
+    "some runs with tp 2 or 4 and dp of 16 or more took 10 to 60 % longer than their neighbours, with"
+    " no pattern in micro-batch or stages; no scaling of the model's terms brings the worst group"
+    " above 0.8"
+)
+
+KNOWN_MISSES = frozenset(
+    f"rank correlation of vtrain-{name}" for name in ("18.4b on 256", "39.1b on 512", "175.0b on 512")
+)
+"""Promises that are known not to hold; the tests hold the list."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """One promise: ``low <= value <= high``."""
@@ -22,6 +34,8 @@ class Claim:
     value: float
     low: float
     high: float
+    missed: str = ""
+    """Why a promise that is known not to hold does not."""
 
     @property
     def holds(self) -> bool:
@@ -82,7 +96,9 @@ def _vtrain(rows: Sequence[Prediction]) -> list[Claim]:
     found = [Claim("vTrain, several nodes: mean error", _error(multi, "mape"), 0.0, 0.147)]
     groups = grouped(multi, lambda p: f"{p.row.model} on {p.row.num_devices}")
     for name, group in groups.items():
-        found.append(Claim(f"rank correlation of {name}", _error(group, "spearman"), 0.9, 1.0))
+        rank = _error(group, "spearman")
+        missed = "" if rank >= 0.9 else SCATTER
+        found.append(Claim(f"rank correlation of {name}", rank, 0.9, 1.0, missed))
     return found
 
 

@@ -120,7 +120,7 @@ def _claims(report: Report) -> str:
     ]
     found = claims(report.tables.get("training", []), report.tables.get("training_oom", []))
     for c in found:
-        verdict = "yes" if c.holds else "**no**"
+        verdict = "yes" if c.holds else f"**no**: {c.missed}"
         lines.append(f"| {c.name} | {c.value:.3g} | {c.low:g} | {c.high:g} | {verdict} |")
     return "\n".join(lines)
 

@@ -89,9 +89,13 @@ def _parallelism(model: ModelSpec, c: Configuration) -> Iterator[str]:
 def _pipeline(
     model: ModelSpec, job: TrainingJob, c: Configuration, counts: Sequence[int]
 ) -> Iterator[str]:
-    """The number of stages, and where the layers go when they do not divide evenly."""
+    """The number of stages, and where the layers go when they do not divide evenly.
+
+    Where only the order of work has no flag (GPipe, ZB-H1, DualPipe), the flags run the same stages
+    under 1F1B; a placement in a V has none at all.
+    """
     yield from ("--pipeline-model-parallel-size", str(c.pp))
-    if c.pp == 1 or c.schedule not in EXPRESSED_SCHEDULES:
+    if c.pp == 1 or chunks(c.schedule, c.vpp) > c.vpp:
         return
     if len(set(counts)) == 1:
         if c.vpp > 1:

@@ -41,7 +41,7 @@ class Line:
 
     def __call__(self, nbytes: Seconds, calls: float = 1.0) -> Array:
         """Time of moving ``nbytes`` in ``calls`` collectives [s]."""
-        return np.where(nbytes > 0, calls * self.latency + self.per_byte * nbytes, 0.0)
+        return calls * self.latency + self.per_byte * nbytes
 
 
 def long_line(
@@ -173,6 +173,8 @@ class Held:
     activations: Array
     """Bytes of the micro-batches in flight."""
     workspace: Array
+    unsharded: Array
+    """Activations, workspace and overhead: what no ZeRO stage changes [B]."""
 
     @property
     def work(self) -> Array:
@@ -207,6 +209,7 @@ def held(
         work = forward + backward
         saved = work - behind_work(work - exchange, exchange)
         forward, backward = forward - saved / 2.0, backward - saved / 2.0
+    activations = in_flight * sums.kept + sums.kept_once
     return Held(
         device,
         forward,
@@ -214,8 +217,9 @@ def held(
         weight,
         sums.parameters,
         sums.expert_parameters,
-        in_flight * sums.kept + sums.kept_once,
+        activations,
         sums.workspace,
+        activations + (sums.workspace + memory.FRAMEWORK_BYTES),
     )
 
 
@@ -235,18 +239,8 @@ class Step:
     optimizer: Array
     stragglers: Array
     """Extra time for slow hosts and jitter."""
-
-    @property
-    def seconds(self) -> Array:
-        return (
-            self.num_microbatches * self.slowest
-            + self.fill
-            + self.transfers
-            + self.gradients
-            + self.weights
-            + self.optimizer
-            + self.stragglers
-        )
+    seconds: Array
+    """All of it."""
 
 
 @dataclass(frozen=True)
@@ -258,6 +252,7 @@ class Pipeline:
     backward: Array
     parameters: Array
     expert_parameters: Array
+    has_experts: bool
     layers: int
     """Most layers on a device; ZeRO stage 3 gathers them one by one."""
     others: Others
@@ -277,7 +272,8 @@ def pipeline(stages: list[Held]) -> Pipeline:
     rest = np.maximum(0.0, 1.0 - slowest / total)
     others = Others(np.maximum(0.0, total - slowest), back * rest, weight * rest)
     layers = max(sum(stage.device.layers) for stage in stages)
-    return Pipeline(slowest, forward, backward, dense, experts, layers, others)
+    has_experts = bool(np.any(experts))
+    return Pipeline(slowest, forward, backward, dense, experts, has_experts, layers, others)
 
 
 def _largest(values: list[Array]) -> Array:
@@ -320,7 +316,9 @@ def step_time(
     optimizer = kernels.elementwise(setting.device, owned * state, 4.0)
     total = m * slowest + fill + transfers + gradients + weights + optimizer
     lost = straggler_share(setting) * total
-    return Step(slowest, m, fill, transfers, gradients, weights, optimizer, lost)
+    return Step(
+        slowest, m, fill, transfers, gradients, weights, optimizer, lost, total + lost
+    )
 
 
 def _data_parallel(
@@ -338,6 +336,8 @@ def _data_parallel(
     def over(groups: tuple[Line, Line], size: float) -> Array:
         dense, experts = groups
         moved = dense(size * line.parameters, calls)
+        if not line.has_experts:
+            return moved
         return moved + experts(size * line.expert_parameters, calls)
 
     if zero == 0:
@@ -428,7 +428,6 @@ def worst_memory(setting: Setting, where: Spread, zero: int, stages: list[Held])
     dense, experts = (sum(kinds) for kinds in _state_bytes(setting, where, zero))
     needs = []
     for stage in stages:
-        total = stage.activations + stage.workspace + memory.FRAMEWORK_BYTES
-        total = total + stage.parameters * dense + stage.expert_parameters * experts
+        total = stage.unsharded + stage.parameters * dense + stage.expert_parameters * experts
         needs.append(total + unsharded_bytes(setting, stage) if zero == 3 else total)
     return _largest(needs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,10 +10,16 @@ from pathlib import Path
 
 import pytest
 
+import planner
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 JOB = ("--cluster", "dgx-h100", "--devices", "8", "--seq-len", "4096", "--global-batch", "64")
 """A question that is answered in a fraction of a second."""
+
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(planner.__file__).parents[1])}
+"""The same package, wherever the command is run."""
 
 
 def roofplan(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -24,6 +31,7 @@ def roofplan(*arguments: str, **options: object) -> subprocess.CompletedProcess[
         encoding="utf-8",
         timeout=120,
         check=False,
+        env=ENVIRONMENT,
         **options,  # type: ignore[call-overload]
     )
 

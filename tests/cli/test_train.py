@@ -12,6 +12,7 @@ import pytest
 
 import planner
 from planner.cli.training_options import OPTIONS
+from planner.specs.models_catalog import find_config
 from planner.specs.parallelism import TRAINING_AXES
 
 MODEL = "llama-3.1-8b"
@@ -171,9 +172,8 @@ def test_a_wrong_plan_file(run: Any, tmp_path: Path, text: str, expected: str) -
 
 
 def test_a_user_database_comes_first(run: Any, job: Any, tmp_path: Path) -> None:
-    source = Path(planner.__file__).parents[1] / "models_db" / f"{MODEL}.json"
+    config = find_config("qwen3-8b") | {"num_hidden_layers": 2}
     (tmp_path / "models_db").mkdir()
-    config = json.loads(source.read_text(encoding="utf-8")) | {"num_hidden_layers": 2}
     (tmp_path / "models_db" / "mine.json").write_text(json.dumps(config), encoding="utf-8")
     done = run("train", "mine", *job, "--db", str(tmp_path), "--top", "1")
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ def test_at_most_twelve_parameters_two_for_a_family_none_for_a_source():
     assert len(found) <= 12
     families = [p.family for p in found if p.family]
     assert all(families.count(family) <= 2 for family in families)
-    assert set(families) == {"megatron", "fsdp", "vtrain"}
+    assert set(families) == {"megatron", "megatron-2022", "fsdp", "vtrain"}
 
 
 def test_members_of_a_family_share_its_parameters():
@@ -29,7 +29,7 @@ def test_parameters_are_set_for_a_block_and_restored():
     values = {"fitted.STRAGGLER_PER_DOUBLING": 0.5, "megatron.traffic": 2.5}
     with fit.applied(values) as software:
         assert fitted.STRAGGLER_PER_DOUBLING == 0.5
-        assert software["megatron"].traffic == software["megatron-2022"].traffic == 2.5
+        assert software["megatron"].traffic == software["megatron-bridge"].traffic == 2.5
         assert software["fsdp"] == SOFTWARE["fsdp"]
     assert before == fitted.STRAGGLER_PER_DOUBLING
 

@@ -153,6 +153,14 @@ def test_schedules_without_a_flag_are_named(schedule: str) -> None:
     assert any(f"schedule={schedule}" in choice for choice in missing)
 
 
+def test_the_stages_of_a_schedule_without_a_flag_still_run() -> None:
+    flags, _ = flags_of(DEEPSEEK, pp=16, schedule="dualpipe")
+    assert value(flags, "--decoder-first-pipeline-num-layers") == "3"
+    flags, missing = flags_of(DEEPSEEK, pp=8, schedule="zb-v")
+    assert "--pipeline-model-parallel-layout" not in flags
+    assert missing == ["schedule=zb-v and its placement of layers"]
+
+
 @pytest.mark.parametrize("vocabulary", ["vocab-1", "vocab-2", "interlaced"])
 def test_vocabulary_without_a_flag_is_named(vocabulary: str) -> None:
     _, missing = flags_of(LLAMA, pp=4, vocabulary=vocabulary)
