@@ -192,7 +192,8 @@ def held(
 ) -> Held:
     """What a device does and keeps under a schedule.
 
-    ``overlaps_exchange`` says that the software hides the expert exchange under any schedule.
+    ``overlaps_exchange`` says that the software hides the expert exchange behind another
+    micro-batch's work, which a pipeline has in flight.
     """
     moved = VOCABULARY[vocabulary]
     per_device = chunks(schedule.name, vpp)
@@ -204,7 +205,7 @@ def held(
         forward, backward, weight = (device.share * v for v in (forward, backward, weight))
     if moved.synchronous:
         forward, backward = forward + where.synchronise, backward + where.synchronise
-    if schedule.hides_exchange or overlaps_exchange:
+    if schedule.hides_exchange or (overlaps_exchange and where.p > 1):
         exchange = device.share * sums.exchange
         work = forward + backward
         saved = work - behind_work(work - exchange, exchange)
