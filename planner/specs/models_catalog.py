@@ -35,15 +35,14 @@ class _Item:
 
     name: str
     path: Path
+    in_table: bool = False
 
     @property
     def where(self) -> str:
-        return f"{self.path}" if self.path.suffix == ".json" else f"{self.path}: {self.name}"
+        return f"{self.path}: {self.name}" if self.in_table else f"{self.path}"
 
     def read(self) -> dict[str, Any]:
-        if self.path.suffix == ".json":
-            return read_config(self.path)
-        return _record(self.path, self.name)
+        return _record(self.path, self.name) if self.in_table else read_config(self.path)
 
 
 def find_model(name: str | Path, db: Iterable[str | Path] = ()) -> ModelSpec:
@@ -64,7 +63,7 @@ def find_model(name: str | Path, db: Iterable[str | Path] = ()) -> ModelSpec:
         If nothing, or more than one model, has that name, or its configuration is not understood.
     """
     item = _find(name, db)
-    build = spec_from_config if item.path.suffix == ".json" else spec_from_record
+    build = spec_from_record if item.in_table else spec_from_config
     return build(item.name, item.read(), item.where)
 
 
