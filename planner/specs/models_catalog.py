@@ -161,7 +161,7 @@ def _index(folders: list[Path]) -> dict[str, _Item]:
         for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
             if path.name != CATALOG:
                 for name in _KEY.findall(_text(path)):
-                    found.setdefault(name.lower(), _Item(name, path))
+                    found.setdefault(name.lower(), _Item(name, path, in_table=True))
     return found
 
 

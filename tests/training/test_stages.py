@@ -41,15 +41,10 @@ SHARED = ("vocab-1", "vocab-2", "interlaced")
 
 class TestTheSplitRule:
     def test_61_layers_on_16_stages_have_fewest_at_the_ends(self) -> None:
-        assert split(61, 16) == [3, *[4] * 13, 3 + 1 - 1, 3] or True
-        counts = split(61, 16)
-        assert sum(counts) == 61
-        assert counts[0] == counts[-1] == 3
-        assert set(counts[1:-1]) <= {3, 4}
+        assert split(61, 16) == [3, *[4] * 13, 3, 3]
 
     def test_with_multi_token_prediction_the_last_stage_gives_its_place(self) -> None:
-        assert split(61, 16, 1) == [3, *[4] * 14, 3 - 1 + 1 - 0]
-        assert sum(split(61, 16, 1)) == 61
+        assert split(61, 16, 1) == [3, *[4] * 14, 2]
 
     def test_126_layers_on_128_stages_leave_the_ends_to_the_vocabulary(self) -> None:
         assert split(126, 128) == [0, *[1] * 126, 0]
@@ -60,8 +55,7 @@ class TestTheSplitRule:
         assert split(7, 2) == [4, 3]
 
     def test_the_first_stage_gets_one_before_the_last(self) -> None:
-        assert split(9, 5) == [1, 2, 2, 2, 2] or split(9, 5) == [2, 2, 2, 2, 1]
-        assert split(9, 5)[-1] == 1
+        assert split(9, 5) == [2, 2, 2, 2, 1]
 
     @given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 3))
     def test_counts_sum_to_the_layers_and_differ_by_at_most_one(self, layers, stages, mtp) -> None:
@@ -122,7 +116,7 @@ class TestRedistribution:
     def test_no_stage_between_the_ends_is_left_empty(self) -> None:
         model = replace(UNIFORM, layers=UNIFORM.layers[:1] * 6)
         found = devices(model, SCHEDULES["1f1b"], 8, 1, False, "redistributed")
-        assert sum(not sum(device.layers) for device in found for _ in range(device.count)) <= 2
+        assert all(sum(device.layers) + device.embeddings + device.heads for device in found)
 
 
 def brute_force(model, name, p, vpp, mtp, vocabulary) -> list[tuple] | None:
@@ -224,11 +218,12 @@ class TestDevicesOfAPipeline:
 class TestLayouts:
     def test_a_line_holds_the_vocabulary_on_its_two_ends(self) -> None:
         found = devices(UNIFORM, SCHEDULES["1f1b"], 4, 1, False)
-        assert [(d.position, d.embeddings, d.heads) for d in found] == [
-            (0, 1.0, 0.0),
-            (1, 0.0, 0.0),
-            (3, 0.0, 1.0),
-        ] or {(d.embeddings, d.heads) for d in found} == {(1.0, 0.0), (0.0, 0.0), (0.0, 1.0)}
+        assert [(d.position, d.count, d.layers, d.embeddings, d.heads) for d in found] == [
+            (0, 1, (3,), 1.0, 0.0),
+            (1, 1, (4,), 0.0, 0.0),
+            (2, 1, (3,), 0.0, 0.0),
+            (3, 1, (3,), 0.0, 1.0),
+        ]
 
     def test_a_vee_brings_both_ends_to_the_first_device(self) -> None:
         first, *others = devices(UNIFORM, SCHEDULES["zb-v"], 4, 1, False)
