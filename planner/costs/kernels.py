@@ -20,7 +20,14 @@ ELEMENT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.03, "mxfp8": 1.
 one e4m3 per 16)."""
 
 OPERAND_BITS = {
-    "fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "fp8_block": 8, "int8": 8, "mxfp8": 8, "nvfp4": 4
+    "fp32": 32,
+    "bf16": 16,
+    "fp16": 16,
+    "fp8": 8,
+    "fp8_block": 8,
+    "int8": 8,
+    "mxfp8": 8,
+    "nvfp4": 4,
 }
 
 ATTENTION_TILE = 128

@@ -15,7 +15,6 @@ FRAMEWORK_BYTES = 1.0 * 2**30
 no tensor of the model explains.  The context outside the allocator is in ``usable_memory``."""
 
 
-
 @term(
     "w/[z>=3: d] + g/[z>=2: d] + o/[z>=1: d]",
     Ref("ZeRO, arXiv 1910.02054", "section 5, figure 1"),

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from planner.costs.terms import Ref, term
 from planner.specs.hardware import Cluster, Tier
 
-Int = int | NDArray[np.int64]
+Count = int | NDArray[np.int64] | NDArray[np.float64]
+"""Whole numbers, kept as integers or as floats."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def network(cluster: Cluster, devices: int, slowdown: float = 1.0) -> Network:
     "members(D) = gcd(D, stride * size) / stride",
     Ref("arXiv 2504.14960 (MoE Parallel Folding)", "section 3.2, rank order"),
 )
-def members(net: Network, size: Int, stride: Int) -> Sequence[Int]:
+def members(net: Network, size: Count, stride: Count) -> Sequence[Count]:
     """Ranks of one group that share a domain, for every tier from the inside out.
 
     Parameters

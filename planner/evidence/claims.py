@@ -13,15 +13,15 @@ import numpy as np
 from planner.evidence.predict import Prediction
 from planner.evidence.score import errors, grouped, memory_rows, table, time_rows
 
-
 SCATTER = (
-    "some runs with tp 2 or 4 and dp of 16 or more took 10 to 60 % longer than their neighbours, with"
-    " no pattern in micro-batch or stages; no scaling of the model's terms brings the worst group"
-    " above 0.8"
+    "some runs with tp 2 or 4 and dp of 16 or more took 10 to 60 % longer than their neighbours,"
+    " with no pattern in micro-batch or stages; no scaling of the model's terms brings the worst"
+    " group above 0.8"
 )
 
 KNOWN_MISSES = frozenset(
-    f"rank correlation of vtrain-{name}" for name in ("18.4b on 256", "39.1b on 512", "175.0b on 512")
+    f"rank correlation of vtrain-{name}"
+    for name in ("18.4b on 256", "39.1b on 512", "175.0b on 512")
 )
 """Promises that are known not to hold; the tests hold the list."""
 

@@ -60,9 +60,10 @@ DEFAULTS = (
     Default(
         "software",
         "fsdp where the method says FSDP or ZeRO-3; vtrain for its own runs; megatron-2022 before"
-        " October 2022; megatron-bridge for NVIDIA's NeMo and Megatron-Bridge recipes; else megatron",
-        "fused attention and overlapped gradients came to Megatron in 2022-23; NVIDIA's recipes turn"
-        " on the overlap of tensor-parallel and expert communication",
+        " October 2022; megatron-bridge for NVIDIA's NeMo and Megatron-Bridge recipes; else"
+        " megatron",
+        "fused attention and overlapped gradients came to Megatron in 2022-23; NVIDIA's recipes"
+        " turn on the overlap of tensor-parallel and expert communication",
     ),
     Default("micro_batch", "1", "the usual choice of large runs"),
     Default("vpp", "1, or 2 where the row says interleaved", "the smallest that the schedule has"),

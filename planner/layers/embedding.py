@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from planner.costs import collectives, kernels
 from planner.costs.terms import Ref, term
 from planner.costs.tree import leaf, seq
 from planner.layers.linear import projection
-from planner.layers.part import Part, Setting, Sharding
+from planner.layers.part import NOTHING, Part, Setting, Sharding
+from planner.specs.workload import PRECISIONS
 
 LOGIT_TRAFFIC = 14.0
 """Bytes moved for each logit by the loss: cast to fp32, maximum, exponential and sum, divide."""
@@ -32,7 +35,7 @@ def embedding_part(setting: Setting, vocab: int, positions: int, sharding: Shard
         seq("embedding", [lookup, leaf("reduce (TP)", link, "link")]),
         seq("embedding, backward", [leaf("all-gather (TP)", gather, "link"), scatter]),
         leaf("no weight gradient apart", 0.0),
-        leaf("nothing to repeat", 0.0),
+        NOTHING,
         (tokens / sharding.norm_split * hidden if setting.job.software.dropout else 0.0 * tokens),
         0.0 * tokens,
         vocab * hidden / sharding.tp + positions * hidden,
@@ -49,7 +52,8 @@ def head_part(setting: Setting, vocab: int, sharding: Sharding) -> Part:
     tokens = sharding.tokens(setting.job.seq_len)
     outside = tokens / sharding.norm_split
     columns = vocab / sharding.tp
-    plain = Setting(device, net, _sixteen_bit(setting), hidden)
+    sixteen_bit = replace(setting.job, precision=PRECISIONS["bf16"])
+    plain = replace(setting, job=sixteen_bit)
     logits = projection(plain, "vocabulary projection", tokens, columns, hidden)
     nbytes = 2.0 * tokens * hidden
     split = sharding.sequence_parallel > 0
@@ -71,21 +75,18 @@ def head_part(setting: Setting, vocab: int, sharding: Sharding) -> Part:
         loss,
         leaf("reduce sums (TP)", sums, "link"),
     ]
-    backward = [gradient, logits.backward, leaf("reduce input gradient (TP)", scatter, "link"), norm]
+    backward = [
+        gradient,
+        logits.backward,
+        leaf("reduce input gradient (TP)", scatter, "link"),
+        norm,
+    ]
     return Part(
         seq("vocabulary projection and loss", forward),
         seq("vocabulary projection and loss, backward", backward),
         logits.weight,
-        leaf("nothing to repeat", 0.0),
+        NOTHING,
         4.0 * outside * hidden + setting.job.software.logit_bytes * tokens * columns,
         4.0 * outside * hidden + setting.job.software.logit_bytes * tokens * columns,
         vocab * hidden / sharding.tp + hidden,
     )
-
-
-def _sixteen_bit(setting: Setting):  # noqa: ANN202
-    from dataclasses import replace
-
-    from planner.specs.workload import PRECISIONS
-
-    return replace(setting.job, precision=PRECISIONS["bf16"])

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from planner.costs import kernels
-from planner.costs.tree import leaf, seq
+from planner.costs.tree import seq
 from planner.layers.linear import projection, tensor_parallel_edges
-from planner.layers.part import Part, Setting, Sharding
+from planner.layers.part import Part, Setting, Sharding, moved
 from planner.specs.model import DenseFeedForward
 
 
 def feedforward_part(setting: Setting, spec: DenseFeedForward, sharding: Sharding) -> Part:
     """Cost of one dense feed-forward part for one micro-batch on one device."""
-    job, device, hidden = setting.job, setting.device, setting.hidden
-    traffic = job.software.traffic
+    job, hidden = setting.job, setting.hidden
     tokens = sharding.tokens(job.seq_len)
     outside = tokens / sharding.norm_split
     width = spec.width / sharding.tp
@@ -23,12 +21,8 @@ def feedforward_part(setting: Setting, spec: DenseFeedForward, sharding: Shardin
     dropout = job.software.dropout
     residual = (6.0 + 2.0 * dropout) * outside * hidden
     activation = 2.0 * tokens * (columns + width)
-
-    def moved(name: str, nbytes: float, launches: float = 1.0):  # noqa: ANN202 - local shorthand
-        return leaf(name, kernels.elementwise(device, traffic * nbytes, launches), "memory")
-
-    norm = moved("norm", 4.0 * outside * hidden)
-    activate = moved("activation", activation)
+    norm = moved(setting, "norm", 4.0 * outside * hidden)
+    activate = moved(setting, "activation", activation)
     forward = seq(
         "feed-forward",
         [
@@ -38,7 +32,7 @@ def feedforward_part(setting: Setting, spec: DenseFeedForward, sharding: Shardin
             activate,
             down.forward,
             edges.leave,
-            moved("residual", residual),
+            moved(setting, "residual", residual),
         ],
     )
     backward = seq(
@@ -46,10 +40,10 @@ def feedforward_part(setting: Setting, spec: DenseFeedForward, sharding: Shardin
         [
             edges.enter_backward,
             down.backward,
-            moved("activation, backward", 2.0 * activation - 2.0 * tokens * width),
+            moved(setting, "activation, backward", 2.0 * activation - 2.0 * tokens * width),
             up.backward,
             edges.leave_backward,
-            moved("norm and residual, backward", 8.0 * outside * hidden + residual, 2.0),
+            moved(setting, "norm and residual, backward", 8.0 * outside * hidden + residual, 2.0),
         ],
     )
     weight = seq("feed-forward, weight gradients", [down.weight, up.weight])

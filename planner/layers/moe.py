@@ -12,9 +12,9 @@ import numpy as np
 from planner.costs import collectives, kernels, topology
 from planner.costs.imbalance import busiest
 from planner.costs.terms import Ref, term
-from planner.costs.tree import Cost, Seconds, leaf, seq
+from planner.costs.tree import Seconds, leaf, seq
 from planner.layers.linear import projection
-from planner.layers.part import Array, Part, Setting
+from planner.layers.part import Array, Part, Setting, moved
 from planner.specs.model import DenseFeedForward, MixtureOfExperts
 
 EXCHANGE = ("dispatch tokens (EP)", "combine tokens (EP)")
@@ -89,16 +89,13 @@ def moe_part(
     """
     job, device, hidden = setting.job, setting.device, setting.hidden
     inside = spec.expert_hidden(hidden)  # the width that experts see
-    precision, traffic = job.precision, job.software.traffic
+    precision = job.precision
     skew = np.where(ep > 1, job.imbalance, 1.0)
     copies = tokens * spec.top_k
     rows = busiest(copies * etp, skew)
     local = spec.experts / ep
     width = spec.width / etp
     matrices = 3 if spec.gated else 2
-
-    def moved(name: str, nbytes: Seconds, launches: float = 1.0) -> Cost:
-        return leaf(name, kernels.elementwise(device, traffic * nbytes, launches), "memory")
 
     experts = kernels.expert_feedforward(
         device, precision.matrix, rows, np.minimum(local, rows), inside, width, matrices
@@ -111,33 +108,33 @@ def moe_part(
     permute_bytes = 4.0 * (copies + rows / etp) * inside
     always = spec.shared_width + spec.dense_width
     shared = _always_active(setting, spec, tokens, tp) if always else None
-    norm = moved("norm and residual", 10.0 * tokens * hidden, 2.0)
+    norm = moved(setting, "norm and residual", 10.0 * tokens * hidden, 2.0)
     forward = seq(
         "experts",
         [
             norm,
             router.forward,
-            moved("top-k and sort", 8.0 * tokens * spec.experts, ROUTER_KERNELS),
-            moved("permute", permute_bytes),
+            moved(setting, "top-k and sort", 8.0 * tokens * spec.experts, ROUTER_KERNELS),
+            moved(setting, "permute", permute_bytes),
             dispatch,
             leaf("expert feed-forward", experts, "compute"),
             combine,
-            moved("unpermute and weigh", permute_bytes),
+            moved(setting, "unpermute and weigh", permute_bytes),
             *([shared.forward] if shared else []),
         ],
     )
     backward = seq(
         "experts, backward",
         [
-            moved("unpermute, backward", permute_bytes),
+            moved(setting, "unpermute, backward", permute_bytes),
             combine,
             leaf("expert feed-forward, input gradient", experts, "compute"),
             dispatch,
-            moved("permute, backward", permute_bytes),
-            moved("top-k, backward", 8.0 * tokens * spec.experts, ROUTER_KERNELS / 2),
+            moved(setting, "permute, backward", permute_bytes),
+            moved(setting, "top-k, backward", 8.0 * tokens * spec.experts, ROUTER_KERNELS / 2),
             router.backward,
             *([shared.backward] if shared else []),
-            moved("norm and residual, backward", 14.0 * tokens * hidden, 2.0),
+            moved(setting, "norm and residual, backward", 14.0 * tokens * hidden, 2.0),
         ],
     )
     weight = seq(
@@ -154,7 +151,7 @@ def moe_part(
     norm_output = 2.0 * tokens * hidden
     kept = 2.0 * tokens * hidden + norm_output + 2.0 * dispatched
     kept = kept + 2.0 * rows * columns + activated
-    activate = moved("activation", 2.0 * rows * (columns + width))
+    activate = moved(setting, "activation", 2.0 * rows * (columns + width))
     dense = always * matrices * hidden
     routed = spec.experts * spec.expert_parameters(hidden) / (ep * etp)
     return Part(
@@ -170,11 +167,9 @@ def moe_part(
     )
 
 
-def _always_active(
-    setting: Setting, spec: MixtureOfExperts, tokens: Array, tp: Array
-) -> Part:
+def _always_active(setting: Setting, spec: MixtureOfExperts, tokens: Array, tp: Array) -> Part:
     """Shared experts and a parallel dense branch, tensor-parallel like a dense layer."""
-    device, hidden, net = setting.device, setting.hidden, setting.net
+    hidden, net = setting.hidden, setting.net
     dense = DenseFeedForward(spec.shared_width + spec.dense_width, spec.gated)
     columns = (2.0 if dense.gated else 1.0) * dense.width / tp
     width = dense.width / tp
@@ -185,9 +180,9 @@ def _always_active(
     link = collectives.all_gather(net, tp, 1, nbytes)
     link = link + collectives.reduce_scatter(net, tp, 1, nbytes)
     edges = leaf("gather and reduce (TP)", link, "link")
-    traffic = setting.job.software.traffic * 2.0 * group * (columns + width)
-    activate = leaf("activation", kernels.elementwise(device, traffic), "memory")
-    gradient = leaf("activation, backward", kernels.elementwise(device, 1.5 * traffic), "memory")
+    activation = 2.0 * group * (columns + width)
+    activate = moved(setting, "activation", activation)
+    gradient = moved(setting, "activation, backward", 1.5 * activation)
     kept = 2.0 * group * (columns + width)
     return Part(
         seq("shared experts", [edges, up.forward, activate, down.forward]),

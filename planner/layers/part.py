@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.costs import kernels
 from planner.costs.topology import Network
-from planner.costs.tree import Cost, Seconds
+from planner.costs.tree import Cost, Seconds, leaf
 from planner.specs.hardware import Accelerator
 from planner.specs.workload import TrainingJob
 
@@ -75,6 +77,16 @@ class Part:
     """Routed experts' parameters on one device; they have a data-parallel group of their own."""
 
 
+def moved(setting: Setting, name: str, nbytes: Seconds, launches: float = 1.0) -> Cost:
+    """Elementwise kernels that move ``nbytes`` [B], times what the software moves beside them."""
+    traffic = setting.job.software.traffic * nbytes
+    return leaf(name, kernels.elementwise(setting.device, traffic, launches), "memory")
+
+
+NOTHING = leaf("nothing to repeat", 0.0)
+"""What a part without recomputation repeats."""
+
+
 def factorised(function: Callable[..., Part], *keys: Array) -> Part:
     """Evaluate ``function(*keys)`` on the distinct rows of its keys and spread the result.
 
@@ -89,7 +101,7 @@ def factorised(function: Callable[..., Part], *keys: Array) -> Part:
         packed = packed * len(values) + codes
     _, first, inverse = np.unique(packed, return_index=True, return_inverse=True)
     part = function(*(key[first] for key in keys))
-    spread = {}
+    spread: dict[str, Any] = {}
     for item in fields(Part):
         value = getattr(part, item.name)
         if isinstance(value, Cost):

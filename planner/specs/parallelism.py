@@ -178,8 +178,10 @@ def training_rules(model: ModelSpec, job: TrainingJob, devices: int) -> list[Rul
             "sequence parallelism",
             "sequence parallelism needs tp > 1, and tp * cp must divide the sequence",
             ("tp", "cp", "sequence_parallel"),
-            lambda v: (v["sequence_parallel"] == 0)
-            | ((v["tp"] > 1) & (job.seq_len % (v["tp"] * v["cp"]) == 0)),
+            lambda v: (
+                (v["sequence_parallel"] == 0)
+                | ((v["tp"] > 1) & (job.seq_len % (v["tp"] * v["cp"]) == 0))
+            ),
         ),
         Rule(
             "experts under tp",
@@ -225,15 +227,19 @@ def training_rules(model: ModelSpec, job: TrainingJob, devices: int) -> list[Rul
             "schedule and stages",
             "a schedule other than 1f1b needs pp > 1, dualpipe an even pp",
             ("pp", "schedule"),
-            lambda v: (v["schedule"] == "1f1b")
-            | ((v["pp"] > 1) & ((v["schedule"] != "dualpipe") | (v["pp"] % 2 == 0))),
+            lambda v: (
+                (v["schedule"] == "1f1b")
+                | ((v["pp"] > 1) & ((v["schedule"] != "dualpipe") | (v["pp"] % 2 == 0)))
+            ),
         ),
         Rule(
             "vocabulary and schedule",
             "vocabulary layers move off the ends only under 1f1b or v-half with pp > 1",
             ("pp", "schedule", "vocabulary"),
-            lambda v: (v["vocabulary"] == "ends")
-            | ((v["pp"] > 1) & (v["schedule"] in ("1f1b", "v-half"))),
+            lambda v: (
+                (v["vocabulary"] == "ends")
+                | ((v["pp"] > 1) & (v["schedule"] in ("1f1b", "v-half")))
+            ),
         ),
         Rule(
             "micro-batches and schedule",
@@ -242,8 +248,7 @@ def training_rules(model: ModelSpec, job: TrainingJob, devices: int) -> list[Rul
             ("pp", "dp", "micro_batch", "schedule"),
             lambda v: {
                 "interleaved-1f1b": lambda: microbatches(v) % v["pp"] == 0,
-                "dualpipe": lambda: (microbatches(v) % 2 == 0)
-                & (microbatches(v) >= 2 * v["pp"]),
+                "dualpipe": lambda: (microbatches(v) % 2 == 0) & (microbatches(v) >= 2 * v["pp"]),
             }.get(v["schedule"], lambda: np.full(np.shape(v["micro_batch"]), True))(),
         ),
         Rule(
@@ -256,12 +261,14 @@ def training_rules(model: ModelSpec, job: TrainingJob, devices: int) -> list[Rul
             "ZeRO over ranks",
             "zero must be 0 to 3, and 0 where no two ranks hold the same weights",
             ("tp", "cp", "pp", "ep", "etp", "zero"),
-            lambda v: (v["zero"] == 0)
-            | (
-                (v["zero"] <= 3)
-                & (
-                    (devices > v["tp"] * v["pp"])
-                    | (bool(moe) & (devices > v["ep"] * v["etp"] * v["pp"]))
+            lambda v: (
+                (v["zero"] == 0)
+                | (
+                    (v["zero"] <= 3)
+                    & (
+                        (devices > v["tp"] * v["pp"])
+                        | (bool(moe) & (devices > v["ep"] * v["etp"] * v["pp"]))
+                    )
                 )
             ),
         ),

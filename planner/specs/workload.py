@@ -50,7 +50,7 @@ class Software:
     overlaps_tensor: bool = False
     """TP collectives run in chunks behind the GEMMs next to them."""
     overlaps_exchange: bool = False
-    """In a pipeline, expert dispatch and combine of one micro-batch run behind the work of another."""
+    """In a pipeline, the expert exchange of one micro-batch runs behind the work of another."""
     attention_slowdown: float = 1.0
     """Time of the fused attention kernel over that of the library in the measured tables."""
     gradient_bytes: float = 4.0

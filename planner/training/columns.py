@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from planner.layers.attention import attention_part
 from planner.layers.embedding import embedding_part, head_part
 from planner.layers.feedforward import feedforward_part
-from planner.layers.moe import moe_part
-from planner.layers.part import Array, Part, Setting, Sharding, factorised
 from planner.layers.linear import projection
+from planner.layers.moe import moe_part
+from planner.layers.part import NOTHING, Array, Part, Setting, Sharding, factorised
 from planner.specs.model import DenseFeedForward, Layer, MixtureOfExperts, ModelSpec
 from planner.training.stages import distinct_layers
 
@@ -216,13 +216,12 @@ def _mtp_projection(setting: Setting, s: Sharding) -> Part:
     hidden = setting.hidden
     tokens = s.tokens(setting.job.seq_len) / s.norm_split
     join = projection(setting, "join projection", tokens, float(hidden), 2.0 * hidden)
-    from planner.costs.tree import leaf
 
     return Part(
         join.forward,
         join.backward,
         join.weight,
-        leaf("nothing to repeat", 0.0),
+        NOTHING,
         4.0 * tokens * hidden,
         4.0 * tokens * hidden,
         2.0 * hidden**2 * np.ones_like(tokens),

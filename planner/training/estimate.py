@@ -25,19 +25,11 @@ from planner.training.columns import (
     Rows,
     build,
 )
+from planner.training.memory import Memory, device_memory
+from planner.training.pipeline import Held, contents, held, pipeline
+from planner.training.spread import spread
 from planner.training.stages import devices
-from planner.training.step import (
-    Held,
-    Memory,
-    Step,
-    contents,
-    device_memory,
-    held,
-    pipeline,
-    spread,
-    step_time,
-)
-
+from planner.training.step import Step, step_time
 
 ROUNDING = 1e-9
 """Relative difference that is rounding, not time."""
@@ -158,12 +150,12 @@ def _stage_tree(stage: Held, columns: Columns, parts: dict[str, LayerParts]) -> 
         if count
     ]
     whole = seq("one micro-batch", children)
-    rest = float((stage.work - whole.seconds)[0])
+    rest = float(np.asarray(stage.work - whole.seconds)[0])
     if abs(rest) <= ROUNDING * float(stage.work[0]):
         return whole
     if rest < 0.0:
-        exchange = sum(n * c.exchange for n, _, c in counted) * device.share
-        return _hide(whole, EXCHANGE, 1.0 + rest / float(exchange[0]))
+        exchange = device.share * sum(n * float(c.exchange[0]) for n, _, c in counted)
+        return _hide(whole, EXCHANGE, 1.0 + rest / exchange)
     return seq("one micro-batch", [*children, leaf("synchronising the vocabulary", rest, "link")])
 
 
@@ -175,7 +167,7 @@ def _layer_tree(layer: LayerParts, cost: LayerColumns, policy: int) -> Cost:
     elif layer.recomputed and RECOMPUTE[policy] == "selective":
         trees.append(seq("recomputed parts", [part.again for part in layer.parts]))
     one = seq(layer.name, trees)
-    wait = float((cost.forward + cost.backward - one.seconds)[0])
+    wait = float(np.asarray(cost.forward + cost.backward - one.seconds)[0])
     if wait <= ROUNDING * float(np.max(one.seconds)):
         return one
     return seq(layer.name, [*trees, leaf("waiting for the host", wait, "host")])

@@ -1,7 +1,8 @@
 """Trade-offs: plans that no other beats on time and memory, or on time and price, at once.
 
-The front of time against memory comes out of the search itself.  Price is device-seconds, so on one
-number of devices it falls with time, and the front over several numbers is the fastest plan of each.
+The front of time against memory comes out of the search itself.  Price is device-seconds, so on
+one number of devices it falls with time, and the front over several numbers is the fastest plan of
+each.
 """
 
 from __future__ import annotations

@@ -147,4 +147,4 @@ def _micro_batches(space: Space, ranks: int) -> list[int]:
     batch = np.array(space.numbers["micro_batch"], dtype=np.int64)
     grid = {"dp": dp[:, None], "micro_batch": batch[None, :]}
     legal = np.broadcast_to(space.legal(grid, {"micro_batch"}), (len(dp), len(batch)))
-    return batch[legal.any(axis=0)].tolist()
+    return [int(b) for b in batch[legal.any(axis=0)]]

@@ -2,8 +2,8 @@
 
 Stages may be unequal.  The rule: every stage gets ``L // S`` layers, and the ``L % S`` left over go
 to the middle stages first, then the first, then the last, so the stages that carry the vocabulary
-have the fewest; they may have none (Llama 3.1's 126 layers on 128 stages).  A multi-token-prediction
-layer counts as one of the last stage's.
+have the fewest; they may have none (Llama 3.1's 126 layers on 128 stages).  A layer of multi-token
+prediction counts as one of the last stage's.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def split(num_layers: int, stages: int, mtp: int = 0) -> list[int]:
     """Layers a stage, by the rule of this module.
 
     >>> split(61, 16, 1)
-    [3, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 3]
+    [3, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 2]
     """
     base, extra = divmod(num_layers + mtp, stages)
     middle = list(range(1, stages - 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -36,6 +37,8 @@ from planner.training.search import KEY, MemoryFloor, search
 from planner.training.stages import devices, distinct_layers, redistribute, split
 
 EXACT = 1e-12
+OUTSIDE = ("fill", "transfers", "gradients", "weights", "optimizer", "stragglers")
+"""Parts of a step besides the slowest device's micro-batches."""
 BOUNDLESS = -1e9
 """A memory reserve that makes everything fit."""
 
@@ -166,7 +169,7 @@ def draw(found: Evaluated, count: int, seed: int = 0) -> np.ndarray:
 def assert_adds_up(cost: Cost) -> None:
     """The seconds that children put on the path sum to their parent, all the way down."""
     if cost.children:
-        assert sum(cost.exposed) == pytest.approx(cost.seconds, rel=1e-9, abs=1e-12)
+        assert math.isclose(sum(cost.exposed), cost.seconds, rel_tol=1e-9, abs_tol=1e-12)
         assert min(cost.exposed) >= -1e-9 * cost.seconds
     for child in cost.children:
         assert_adds_up(child)
@@ -204,9 +207,11 @@ class TestACandidateOfABatchIsTheSameAlone:
             found = everything(name)
             for index in draw(found, 40, seed=2):
                 alone = case.estimate(found.configuration(index))
-                parts = dict(alone.step)
-                work = parts.pop("num_microbatches") * parts.pop("slowest")
-                assert work + sum(parts.values()) == pytest.approx(alone.seconds, rel=EXACT)
+                parts = alone.step
+                work = parts["num_microbatches"] * parts["slowest"]
+                assert work + sum(parts[name] for name in OUTSIDE) == pytest.approx(
+                    alone.seconds, rel=EXACT
+                )
 
 
 def setting_of(case: Case, configuration: Configuration) -> Setting:
@@ -226,7 +231,9 @@ def memory_of_every_device(case: Case, one: Configuration) -> list[float]:
     model, software = find_model(case.model), case.job.software
     columns, _ = build(setting_of(case, one), model, rows_of(one))
     schedule, per_device = SCHEDULES[one.schedule], chunks(one.schedule, one.vpp)
-    kinds, stages = distinct_layers(model.layers), one.pp * per_device
+    stages = one.pp * per_device
+    of_kind = dict(zip(distinct_layers(model.layers), columns.layers, strict=True))
+    of_layer = [of_kind[layer] for layer in model.layers]
     mtp = len(model.mtp_layers) if case.job.mtp else 0
     redistributed = one.vocabulary == "redistributed"
     counts = redistribute(model, stages) if redistributed else split(model.num_layers, stages, mtp)
@@ -251,8 +258,7 @@ def memory_of_every_device(case: Case, one: Configuration) -> list[float]:
         vocabulary: list[tuple[float, LayerColumns, bool]] = []
         for stage in held:
             start = sum(counts[:stage])
-            own = model.layers[start : start + counts[stage]]
-            layers += [columns.layers[kinds.index(layer)] for layer in own]
+            layers += of_layer[start : start + counts[stage]]
             layers += [columns.mtp] * (mtp if stage == stages - 1 else 0)
             vocabulary += [(1.0, columns.embedding, True)] * (stage == 0)
             vocabulary += [(1.0, columns.head, False)] * (stage == stages - 1)
@@ -283,7 +289,7 @@ class TestMemoryIsThatOfTheWorstDeviceOfAll:
     @pytest.mark.parametrize("name", CASES)
     def test_distinct_devices_against_every_stage_one_by_one(self, name) -> None:
         found, case = everything(name), CASES[name]
-        for index in draw(found, 60, seed=3):
+        for index in draw(found, 40, seed=3):
             one = found.configuration(index)
             every = memory_of_every_device(case, one)
             assert max(every) == pytest.approx(found.memory[index], rel=1e-9)
@@ -317,7 +323,7 @@ class TestPruningByMemoryIsSafe:
             assert self.least(model, case, one) <= found.memory[index]
 
     @settings(
-        max_examples=150, deadline=None, suppress_health_check=[HealthCheck.filter_too_much]
+        max_examples=120, deadline=None, suppress_health_check=[HealthCheck.filter_too_much]
     )
     @given(st.data())
     def test_the_bound_never_exceeds_the_memory_of_any_shape_of_model(self, data) -> None:

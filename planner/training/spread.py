@@ -1,0 +1,99 @@
+"""What follows from the number of stages: data-parallel groups and hand-overs on the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.costs import collectives
+from planner.costs.topology import Count, Network
+from planner.costs.tree import Seconds
+from planner.layers.part import Array, Setting
+from planner.training.columns import Columns
+
+Collective = Callable[[Network, Count, Count, Seconds], Seconds]
+
+BIG = 2.0**30
+"""Gradient and weight buffers are long enough for the bandwidth regime: collectives over them are
+evaluated as the line through one and two GiB."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """latency + per_byte * bytes, each of shape ``(n,)``."""
+
+    latency: Array
+    per_byte: Array
+
+    def __call__(self, nbytes: Seconds, calls: float = 1.0) -> Array:
+        """Time of moving ``nbytes`` in ``calls`` collectives [s]."""
+        return calls * self.latency + self.per_byte * nbytes
+
+
+def long_line(collective: Collective, net: Network, size: Count, stride: Count) -> Line:
+    """A collective over long buffers as a line."""
+    one = collective(net, size, stride, BIG)
+    two = collective(net, size, stride, 2.0 * BIG)
+    per_byte = (two - one) / BIG
+    return Line(np.asarray(one - per_byte * BIG), np.asarray(per_byte))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What follows from the number of stages: data-parallel sizes and their collectives."""
+
+    p: int
+    dp: Array
+    shards: Array
+    """Ranks that hold the same dense weights: dp * cp."""
+    expert_shards: Array
+    num_microbatches: Array
+    reduce: tuple[Line, Line]
+    """Reduce-scatter of dense and expert gradients."""
+    gather: tuple[Line, Line]
+    all_reduce: tuple[Line, Line]
+    transfer: Array
+    """One hand-over between neighbouring stages [s]."""
+    hand_over: Array
+    """Its latency alone, which no schedule hides [s]."""
+    synchronise: Array
+    """One all-reduce of a hand-over's bytes over the pipeline [s]."""
+
+
+def spread(setting: Setting, columns: Columns, p: int) -> Spread:
+    """Place ``p`` stages on the network and find every data-parallel group."""
+    rows, net = columns.rows, setting.net
+    dense = rows.tp * rows.cp
+    dp = net.devices // (dense * p)
+    shards = dp * rows.cp
+    meshed = rows.ep * rows.etp
+    expert_shards = net.devices // (meshed * p)
+
+    def both(collective: Collective) -> tuple[Line, Line]:
+        return (
+            long_line(collective, net, shards, rows.tp),
+            long_line(collective, net, expert_shards, meshed),
+        )
+
+    transfer = hand_over = synchronise = np.zeros(len(rows))
+    if p > 1:
+        hand_over = np.asarray(collectives.point_to_point(net, dense * dp, 0.0 * columns.boundary))
+        transfer = np.asarray(collectives.point_to_point(net, dense * dp, columns.boundary))
+        synchronise = np.asarray(
+            collectives.all_reduce(net, np.full(len(rows), p), dense * dp, columns.boundary)
+        )
+    return Spread(
+        p,
+        dp.astype(float),
+        shards.astype(float),
+        expert_shards.astype(float),
+        setting.job.global_batch / (dp * rows.micro_batch),
+        both(collectives.reduce_scatter),
+        both(collectives.all_gather),
+        both(collectives.all_reduce),
+        transfer,
+        hand_over,
+        synchronise,
+    )
