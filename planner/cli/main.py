@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from planner import __version__
+from planner.cli.output import abandon_stdout
 from planner.errors import PlannerError
 
 COMMANDS = {
@@ -91,6 +92,9 @@ def roofplan(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; ``arguments`` default to the command line's."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller, who wants none of it
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open until the process ends
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 still gets its table
@@ -98,8 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(given or ["--help"])
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has gone (``roofplan ... | head``); keep Python's exit from complaining too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon_stdout()  # the reader has gone (``roofplan ... | head``)
         return BROKEN_PIPE
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -108,16 +111,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     try:
-        code = get_command(app).main(
-            args=list(arguments), prog_name="roofplan", standalone_mode=False
-        )
+        # Not ``Command.main``, which turns a broken pipe and an interrupt into codes of its own.
+        with get_command(app).make_context("roofplan", list(arguments)) as context:
+            context.command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
     except PlannerError as error:
         return _complain(str(error), error.exit_code)
     except typer.Abort:
         return INTERRUPTED
     except USAGE_ERRORS as error:
         return _complain(error.format_message(), BAD_INPUT)  # type: ignore[attr-defined]
-    return code if isinstance(code, int) else 0
+    return 0
 
 
 def _complain(message: str, code: int) -> int:

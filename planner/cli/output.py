@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,8 +52,28 @@ def is_terminal() -> bool:
 
 
 def emit(text: str) -> None:
-    """Write data to stdout, ended by a new line."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    """Write data to stdout, ended by a new line.
+
+    Raises
+    ------
+    PlannerError
+        If it cannot be written, for instance because the disk behind it is full.
+    """
+    try:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        abandon_stdout()
+        raise PlannerError(
+            f"stdout: cannot be written: {(error.strerror or '').lower()}."
+        ) from None
+
+
+def abandon_stdout() -> None:
+    """Keep Python's exit from trying again what could not be written, and complaining."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def tell(message: str) -> None:

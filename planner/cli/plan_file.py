@@ -6,6 +6,7 @@ or a list.  An option on the command line wins over the file.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def read_plan(path: str) -> Given:
     try:
         text = Path(path).read_text(encoding="utf-8")
         found = yaml.safe_load(text)
+        written = yaml.compose(text, yaml.SafeLoader)  # a mapping would hide what stands twice
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise PlannerError(f"{path}: cannot be read: {reason.lower()}.") from None
@@ -40,6 +42,9 @@ def read_plan(path: str) -> Given:
         raise PlannerError(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(found, Mapping):
         raise PlannerError(f"{path}: found {text[:40]!r}, expected options such as 'devices: 8'.")
+    keys = Counter(str(key.value) for key, _ in getattr(written, "value", ()))
+    for key in (key for key, times in keys.items() if times > 1):
+        raise PlannerError(f"{path}: {key}: found twice, expected once.")
     given: Given = {}
     for key, value in found.items():
         name = _name(path, str(key))

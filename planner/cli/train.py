@@ -22,6 +22,9 @@ from planner.specs.parallelism import TRAINING_AXES
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
+DEVICES = {"devices", "max_devices"}
+"""Two ways to say one thing: either on the command line replaces either in a file."""
+
 
 def train(**options: Any) -> None:
     """Rank the ways to pre-train a model on a cluster, or cost one.
@@ -29,15 +32,15 @@ def train(**options: Any) -> None:
     An axis takes one value or several (--pp 4,8); with every axis fixed the answer is an estimate
     of that one configuration.  With --pareto, tab- and comma-separated values hold the front.
     """
-    given: Given = {name: value for name, value in options.items() if value}
-    path = _take(given, "input") or ""
-    given = _merge(read_plan(path) if path else {}, given)
+    given: Given = {k: value for k, value in options.items() if value not in (None, [], ())}
+    path = _take(given, "input")
+    given = _merge({} if path is None else read_plan(path), given)
     model, form, output = (_take(given, name) for name in ("model", "format", "output"))
     check_format(form)
     if model is None:
         raise PlannerError("MODEL: missing; expected a name (roofplan show models) or a path.")
     question = _question(given, path)
-    if output:
+    if output is not None:
         check_writable(output)
     from planner.training.plan import plan_training
 
@@ -54,6 +57,7 @@ def _take(given: Given, name: str) -> str | None:
 
 def _merge(file: Given, line: Given) -> Given:
     """The file's options under the command line's; what repeats adds up."""
+    file = {k: v for k, v in file.items() if not (k in DEVICES and DEVICES & line.keys())}
     merged: Given = {**file, **line}
     for name, order in (("set", (file, line)), ("db", (line, file))):
         items = [item for source in order for item in source.get(name, [])]
@@ -62,7 +66,7 @@ def _merge(file: Given, line: Given) -> Given:
     return merged
 
 
-def _question(given: Mapping[str, str | list[str]], path: str) -> dict[str, Any]:
+def _question(given: Mapping[str, str | list[str]], path: str | None) -> dict[str, Any]:
     """The keyword arguments of ``plan_training``."""
     found: dict[str, Any] = {"fixed": {}}
     for name, text in given.items():
@@ -76,7 +80,7 @@ def _question(given: Mapping[str, str | list[str]], path: str) -> dict[str, Any]
             found[name] = OPTIONS[name].read(str(text), OPTIONS[name].flag)
     for option in OPTIONS.values():
         if option.required and option.name not in found:
-            where = f" and {path}" if path else ""
+            where = f" and in {path}" if path else ""
             raise PlannerError(f"{option.flag}: missing on the command line{where}.")
     return found
 

@@ -36,7 +36,9 @@ def validate(
     ] = None,
     publish: Annotated[
         bool,
-        typer.Option("--write", help="Write docs/validation.md and the error bands of a checkout."),
+        typer.Option(
+            "--write-docs", help="Write docs/validation.md and the error bands of a checkout."
+        ),
     ] = False,
 ) -> None:
     """Score the planner against published measurements.
@@ -69,9 +71,11 @@ def _check_publishable(evidence: str | None, only: str | None) -> None:
     from planner.evidence.publish import PAGE
 
     if evidence or only:
-        raise PlannerError("--write: found --evidence or --only, expected all of the own tables.")
+        raise PlannerError(
+            "--write-docs: found --evidence or --only, expected all of the own tables."
+        )
     if not (PAGE.parents[1] / "pyproject.toml").is_file():
-        raise PlannerError("--write: found an installed package, expected a checkout.")
+        raise PlannerError("--write-docs: found an installed package, expected a checkout.")
 
 
 def _write_rows(report: Report, path: str) -> None:

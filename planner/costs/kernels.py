@@ -71,6 +71,8 @@ def sustained(device: Accelerator) -> Accelerator:
     limit = SUSTAINED_FLOPS_PER_WATT * device.power
 
     def limited(kernel: SmoothRoofline, dtype: str) -> SmoothRoofline:
+        if _PEAK.get(dtype, dtype) not in device.peak:  # borrowed from a relative that has it
+            return kernel
         rate = limit * 16.0 / OPERAND_BITS[dtype]
         return replace(kernel, compute=min(kernel.compute, rate / peak(device, dtype)))
 
@@ -93,6 +95,10 @@ def parameters(device: Accelerator, family: str, dtype: str) -> SmoothRoofline:
     return table[dtype]
 
 
+@term(
+    "launch + ((F/(e P))^p + (B/(b W))^p)^(1/p)",
+    Ref("Williams, Waterman, Patterson 2009, CACM 52(4)", "roofline; the smooth maximum is fitted"),
+)
 def smooth_roofline(
     device: Accelerator, kernel: SmoothRoofline, dtype: str, flops: Seconds, nbytes: Seconds
 ) -> Seconds:

@@ -30,6 +30,13 @@ class Network:
     slowdown: float = 1.0
     """Transfer time inside a job over that of an isolated benchmark."""
 
+    @property
+    def scale_up(self) -> int:
+        """Index of the outermost tier inside the fabric: a node, or a rack of one fast network."""
+        fabric = [i for i, tier in enumerate(self.tiers) if tier.topology == "fat-tree"]
+        outer = fabric[0] if fabric else len(self.tiers) - 1
+        return max(0, outer - 1)
+
 
 def network(cluster: Cluster, devices: int, slowdown: float = 1.0) -> Network:
     """Lay ``devices`` out on the cluster, the same number in every domain of a tier.

@@ -1,7 +1,10 @@
 """A training plan as the flags of Megatron-LM core v0.16.1, and what no flag expresses.
 
 Flags say how the work is spread and computed; what the model is (hidden size, heads, data) and how
-it learns are the user's.  Each flag is checked against the options of that version in the tests.
+it learns are the user's, but for dropout and multi-token prediction, which cost time and memory.
+Each flag is checked against the options of that version in the tests.  A choice that this version's
+own checks refuse (megatron/training/arguments.py, megatron/core/transformer/transformer_config.py)
+is named as not expressed.
 The layout string of ``--pipeline-model-parallel-layout`` is that of megatron/core/transformer/
 pipeline_parallel_layer_layout.py: E embedding, t layer, m multi-token prediction, L loss.
 """
@@ -20,7 +23,8 @@ VERSION = "Megatron-LM core_v0.16.1"
 PRECISION_FLAGS = {
     "bf16": ("--bf16",),
     "fp16": ("--fp16",),
-    "fp8": ("--bf16", "--fp8-format", "hybrid"),
+    # Scales of the current tensor: the default, delayed scaling, refuses to recompute the norms.
+    "fp8": ("--bf16", "--fp8-format", "hybrid", "--fp8-recipe", "tensorwise"),
     "mxfp8": ("--bf16", "--fp8-format", "e4m3", "--fp8-recipe", "mxfp8"),
     "nvfp4": ("--bf16", "--fp4-format", "e2m1", "--fp4-recipe", "nvfp4"),
 }
@@ -66,8 +70,10 @@ def express(
         _pipeline(model, job, configuration, layers_per_stage),
         _batch(job, configuration),
         PRECISION_FLAGS[job.precision.name],
+        _model(model, job),
         _recomputation(model, job, configuration),
         _sharding(job, configuration),
+        _overlap(model, job, configuration),
     )
     return [flag for group in groups for flag in group], list(_missing(model, job, configuration))
 
@@ -83,7 +89,6 @@ def _parallelism(model: ModelSpec, c: Configuration) -> Iterator[str]:
         yield from ("--expert-model-parallel-size", str(c.ep))
         yield from ("--expert-tensor-parallel-size", str(c.etp))
         yield from DISPATCH_FLAGS[c.dispatch]
-        yield "--moe-grouped-gemm"
 
 
 def _pipeline(
@@ -134,6 +139,23 @@ def _batch(job: TrainingJob, c: Configuration) -> Iterator[str]:
     yield from ("--seq-length", str(job.seq_len))
 
 
+def _model(model: ModelSpec, job: TrainingJob) -> Iterator[str]:
+    """Kernels and parts of the model that the plan's time and memory rest on."""
+    if _groups_experts(model, job):
+        yield "--moe-grouped-gemm"
+    if model.mtp_layers and job.mtp:
+        yield from ("--mtp-num-layers", str(len(model.mtp_layers)))
+    if not job.software.dropout:
+        yield from ("--attention-dropout", "0", "--hidden-dropout", "0")
+    if not job.software.fused_attention:
+        yield from ("--attention-backend", "unfused")
+
+
+def _groups_experts(model: ModelSpec, job: TrainingJob) -> bool:
+    """Whether the experts' products run as one grouped kernel, which exists for bf16 only."""
+    return bool(experts_of(model)) and job.precision.name != "fp16"
+
+
 def _recomputation(model: ModelSpec, job: TrainingJob, c: Configuration) -> Iterator[str]:
     if c.recompute == "full":
         yield from ("--recompute-granularity", "full")
@@ -145,7 +167,7 @@ def _recomputation(model: ModelSpec, job: TrainingJob, c: Configuration) -> Iter
             yield "core_attn"
         if any(isinstance(layer.attention, LatentAttention) for layer in model.layers):
             yield "mla_up_proj"
-        if experts_of(model):
+        if _groups_experts(model, job):
             yield "moe_act"
 
 
@@ -156,13 +178,29 @@ def _sharding(job: TrainingJob, c: Configuration) -> Iterator[str]:
     if c.zero in SHARDING:
         yield "--use-megatron-fsdp"
         yield from ("--data-parallel-sharding-strategy", SHARDING[c.zero])
-        yield from ("--ckpt-format", "fsdp_dtensor")
+        yield from ("--no-gradient-accumulation-fusion", "--ckpt-format", "fsdp_dtensor")
     if job.software.overlaps_gradients:
         yield "--overlap-grad-reduce"
         if c.zero:
             yield "--overlap-param-gather"
-    if job.software.overlaps_tensor and c.tp > 1:
+
+
+def _overlap(model: ModelSpec, job: TrainingJob, c: Configuration) -> Iterator[str]:
+    """What hides the communication of activations."""
+    if job.software.overlaps_tensor and c.sequence_parallel:
         yield "--tp-comm-overlap"
+    if _hides_exchange(model, job, c) and _may_hide_exchange(c):
+        yield "--overlap-moe-expert-parallel-comm"
+
+
+def _hides_exchange(model: ModelSpec, job: TrainingJob, c: Configuration) -> bool:
+    """Whether the plan counts on expert exchange behind another micro-batch's work."""
+    return job.software.overlaps_exchange and bool(experts_of(model)) and c.ep > 1 and c.pp > 1
+
+
+def _may_hide_exchange(c: Configuration) -> bool:
+    """What ``--overlap-moe-expert-parallel-comm`` asks of a pipeline."""
+    return c.vpp > 1 and c.recompute != "full" and c.dispatch != "all-gather"
 
 
 def _missing(model: ModelSpec, job: TrainingJob, c: Configuration) -> Iterator[str]:
@@ -174,6 +212,15 @@ def _missing(model: ModelSpec, job: TrainingJob, c: Configuration) -> Iterator[s
         yield f"vocabulary={c.vocabulary}"
     if c.recompute == "selective" and _has_plain_activation(model):
         yield "recompute=selective of the activation function of dense layers and shared experts"
+    if c.cp > 1 and job.seq_len % (2 * c.cp):
+        yield f"cp={c.cp}: the sequence must be a multiple of 2 cp"
+    if job.precision.name == "fp16" and experts_of(model):
+        with_ep = f", and none with ep={c.ep}" if c.ep > 1 else ""
+        yield f"precision=fp16: no grouped kernel for the experts{with_ep}"
+    if job.software.overlaps_tensor and c.tp > 1 and not c.sequence_parallel:
+        yield "overlap of tensor-parallel communication without sequence parallelism"
+    if _hides_exchange(model, job, c) and not _may_hide_exchange(c):
+        yield "overlap of expert exchange without vpp > 1, with recompute=full or all-gather"
     if not job.software.name.startswith("megatron"):
         yield f"software={job.software.name}: these are flags of {VERSION}"
 

@@ -36,15 +36,23 @@ def distinct_domains(spec: MixtureOfExperts, domains: Array) -> Array:
     domains : (n,)
         Domains R over which the experts are spread evenly.
     """
-    missed = np.ones_like(domains)
-    inside = spec.experts / domains
-    for drawn in range(spec.top_k):
-        missed = missed * np.maximum(0.0, spec.experts - inside - drawn) / (spec.experts - drawn)
-    distinct = domains * (1.0 - missed)
+    distinct = _touched(spec.experts, spec.top_k, domains)
     if spec.route_groups is None:
         return distinct
     allowed, groups = spec.route_groups
-    return np.minimum(distinct, np.maximum(1.0, domains * allowed / groups))
+    reachable = np.where(
+        domains <= groups, _touched(groups, allowed, domains), domains * allowed / groups
+    )
+    return np.minimum(distinct, reachable)
+
+
+def _touched(items: int, drawn: int, domains: Array) -> Array:
+    """Domains that hold one of ``drawn`` of ``items``, drawn without replacement, on average."""
+    missed = np.ones_like(domains)
+    inside = items / domains
+    for already in range(drawn):
+        missed = missed * np.maximum(0.0, items - inside - already) / (items - already)
+    return domains * (1.0 - missed)
 
 
 @term(
@@ -67,7 +75,7 @@ def exchange_time(
     spread = collectives.all_gather(net, etp, 1, copies * etp)
     if setting.dispatch == "all-to-all" or len(net.tiers) == 1:
         return collectives.all_to_all(net, ep, etp, copies) + spread
-    inside = topology.members(net, ep, etp)[-2]
+    inside = topology.members(net, ep, etp)[net.scale_up]
     domains = ep / inside
     crossing = busiest(token_bytes * distinct_domains(spec, domains), skew)
     outer = collectives.all_to_all(net, domains, etp * inside, crossing)
@@ -105,6 +113,14 @@ def moe_part(
     exchange = exchange_time(setting, spec, skew, tokens, ep, etp)
     dispatch, combine = (leaf(name, exchange, "link") for name in EXCHANGE)
     router = projection(setting, "router", tokens, float(spec.experts), hidden)
+    latent = (
+        [
+            projection(setting, "to the experts' width", tokens, float(inside), hidden),
+            projection(setting, "from the experts' width", tokens, float(hidden), inside),
+        ]
+        if spec.latent
+        else []
+    )
     permute_bytes = 4.0 * (copies + rows / etp) * inside
     always = spec.shared_width + spec.dense_width
     shared = _always_active(setting, spec, tokens, tp) if always else None
@@ -120,6 +136,7 @@ def moe_part(
             leaf("expert feed-forward", experts, "compute"),
             combine,
             moved(setting, "unpermute and weigh", permute_bytes),
+            *(p.forward for p in latent),
             *([shared.forward] if shared else []),
         ],
     )
@@ -133,6 +150,7 @@ def moe_part(
             moved(setting, "permute, backward", permute_bytes),
             moved(setting, "top-k, backward", 8.0 * tokens * spec.experts, ROUTER_KERNELS / 2),
             router.backward,
+            *(p.backward for p in latent),
             *([shared.backward] if shared else []),
             moved(setting, "norm and residual, backward", 14.0 * tokens * hidden, 2.0),
         ],
@@ -142,6 +160,7 @@ def moe_part(
         [
             leaf("expert feed-forward, weight gradient", experts, "compute"),
             router.weight,
+            *(p.weight for p in latent),
             *([shared.weight] if shared else []),
         ],
     )

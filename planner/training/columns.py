@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.costs.tree import Seconds
 from planner.layers.attention import attention_part
 from planner.layers.embedding import embedding_part, head_part
 from planner.layers.feedforward import feedforward_part
@@ -55,7 +56,7 @@ class LayerColumns:
     weight: Array
     """Weight gradients alone."""
     exchange: Array
-    """Expert dispatch and combine within both directions."""
+    """Expert dispatch and combine within both directions that another micro-batch could hide."""
     kept: Array
     """Activation bytes a micro-batch in flight."""
     workspace: Array
@@ -74,6 +75,8 @@ class Columns:
     head: LayerColumns
     mtp: LayerColumns | None
     """One multi-token-prediction layer with its projection and its pass through the head."""
+    shared_table: Array
+    """Parameters of a vocabulary table that input and output share where one device holds both."""
     boundary: Array
     """Bytes that a rank hands to the next stage for one micro-batch: always split over tp, which
     Megatron does without sequence parallelism too (arXiv 2104.04473, section 4.1)."""
@@ -86,6 +89,7 @@ class Columns:
             _take(self.embedding, index),
             _take(self.head, index),
             None if self.mtp is None else _take(self.mtp, index),
+            self.shared_table[index],
             self.boundary[index],
         )
 
@@ -156,8 +160,11 @@ def combine(
     policy = np.minimum(recompute, 2)
     full = policy == 2
     ones = np.ones(len(recompute))
-    forward = np.maximum(sum(p.forward.seconds for p in parts), host) * ones
-    plain = np.maximum(sum(p.backward.seconds + p.weight.seconds for p in parts), host) * ones
+    exchange = sum(p.exchange for p in parts) * ones
+    forward, hidden_forward = _host_bound(sum(p.forward.seconds for p in parts), exchange, host)
+    plain, hidden_plain = _host_bound(
+        sum(p.backward.seconds + p.weight.seconds for p in parts), exchange, host
+    )
     again = sum(p.again.seconds for p in parts) * ones
     kept = sum(p.kept for p in parts) * ones
     selective = sum(p.kept_selective for p in parts) * ones
@@ -166,12 +173,18 @@ def combine(
         forward,
         plain + np.choose(policy, [0.0 * ones, again, forward]),
         sum(p.weight.seconds for p in parts) * ones,
-        sum(p.exchange for p in parts) * (2.0 + full),
+        hidden_forward * (1.0 + full) + hidden_plain,
         stays,
         kept - stays,
         sum(p.parameters for p in parts) * ones,
         sum(p.expert_parameters for p in parts) * ones,
     )
+
+
+def _host_bound(seconds: Seconds, exchange: Array, host: float) -> tuple[Array, Array]:
+    """The time of a pass that the host bounds, and how much of it hiding the exchange can save."""
+    bound = np.maximum(seconds, host) + 0.0 * exchange
+    return bound, bound - np.maximum(bound - exchange, np.minimum(host, bound))
 
 
 def build(setting: Setting, model: ModelSpec, rows: Rows) -> tuple[Columns, dict[str, LayerParts]]:
@@ -206,6 +219,7 @@ def build(setting: Setting, model: ModelSpec, rows: Rows) -> tuple[Columns, dict
         combine((embedding,), nothing, saved, 0.0),
         combine((head,), nothing, saved, 0.0),
         mtp,
+        model.tied_embeddings * model.embedding_parameters / s.tp,
         2.0 * tokens / s.tp * setting.hidden,
     )
     return columns, {**{str(i): layer for i, layer in enumerate(found)}, **ends}

@@ -91,12 +91,23 @@ def recomputed_flops(model: ModelSpec, job: TrainingJob, recompute: str, convent
     """FLOPs that a recomputation policy repeats in one step.
 
     Full recomputation repeats every layer's forward pass; selective repeats the scores where the
-    attention is not fused.
+    attention is not fused, and the up-projections of latent attention.
     """
     tokens = float(job.global_batch) * job.seq_len
     forward = forward_flops(model, job, convention)
     if recompute == "full":
         return tokens * (forward.matrices + forward.scores)
-    if recompute == "selective" and not job.software.fused_attention:
-        return tokens * forward.scores
-    return 0.0
+    if recompute == "none":
+        return 0.0
+    scores = 0.0 if job.software.fused_attention else forward.scores
+    layers = [*model.layers, *(model.mtp_layers if job.mtp else ())]
+    return tokens * (scores + sum(_up_projections(x.attention, model.hidden) for x in layers))
+
+
+def _up_projections(attention: Attention, hidden: int) -> float:
+    """Forward FLOPs for one token of expanding latent queries, keys and values."""
+    if not isinstance(attention, LatentAttention):
+        return 0.0
+    query = (attention.query_rank or hidden) * (attention.nope_dim + attention.rope_dim)
+    key_value = attention.kv_rank * (attention.nope_dim + attention.value_dim)
+    return 2.0 * attention.heads * (query + key_value)

@@ -71,7 +71,7 @@ def contents(
         total("backward", everything),
         total("weight", everything),
         total("exchange", blocks),
-        total("parameters", everything),
+        total("parameters", everything) - min(embeddings, heads) * columns.shared_table,
         total("expert_parameters", blocks),
         total("kept", blocks) + embeddings * columns.embedding.kept,
         heads * columns.head.kept,

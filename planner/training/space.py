@@ -59,15 +59,15 @@ def training_space(
 ) -> Space:
     """List each axis's values: what divides the thing that the axis splits, or what is fixed."""
     devices = net.devices
-    scale_up = net.domains[-2] if len(net.domains) > 1 else devices
+    scale_up = net.domains[net.scale_up]
     ways = divisors(devices)
-    layers = model.num_layers + len(model.mtp_layers)
+    stages = model.num_layers + len(model.mtp_layers) + 2  # the ends may hold no layer
     moe = bool(experts_of(model))
     natural: dict[str, Sequence[int]] = {
         "tp": ways,
         "cp": ways,
-        "pp": [d for d in ways if d <= layers],
-        "vpp": range(1, layers + 1),
+        "pp": [d for d in ways if d <= stages],
+        "vpp": range(1, stages + 1),
         "dp": ways,
         "ep": ways if moe else [1],
         "etp": ways if moe else [1],

@@ -99,9 +99,10 @@ def devices(
         counts = redistribute(model, stages)
     else:
         counts = split(model.num_layers, stages, mtp_layers)
-        if min(counts[1:-1], default=1) < 1 or min(counts[0], counts[-1]) < 0:
-            return ()
     spread = vocabulary not in ("ends", "redistributed")
+    inner = counts if spread else counts[1:-1]
+    if min(inner, default=1) < 1 or min(counts) < 0:
+        return ()
     kinds = {layer: i for i, layer in enumerate(distinct_layers(model.layers))}
     starts = [sum(counts[:i]) for i in range(stages)]
 

@@ -14,6 +14,9 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "model": (("lama-3.1-8b",), "did you mean 'llama-3.1-8b'"),
     "cluster": ((MODEL, "--cluster", "dgx-h10"), "did you mean 'dgx-h100'"),
     "rule": ((MODEL, "--tp", "3"), "rule 'query heads over tp'"),
+    "empty axis": ((MODEL, "--tp", ""), "--tp: found ''"),
+    "empty option": ((MODEL, "--objective", ""), "--objective: found nothing"),
+    "empty output": ((MODEL, "--output", ""), "cannot be written"),
     "degree": ((MODEL, "--tp", "0"), "--tp: found '0'"),
     "name": ((MODEL, "--schedule", "1f2b"), "did you mean '1f1b'"),
     "dimension": ((MODEL, "--tokens", "1T", "--deadline", "30GB"), "a size"),
@@ -62,7 +65,7 @@ def test_a_wrong_option(
         ("compare", "nowhere.json", "1"),
         ("validate", "--only", "nothing"),
         ("validate", "--evidence", "nowhere"),
-        ("validate", "--write", "--only", "training"),
+        ("validate", "--write-docs", "--only", "training"),
         ("validate", "--rows", "nowhere/rows.csv"),
     ],
 )

@@ -152,11 +152,21 @@ def test_the_command_line_wins_over_the_file(run: Any, tmp_path: Path) -> None:
     assert inputs["overrides"] == {"hardware.memory": "90 GiB"}
 
 
+def test_a_limit_of_devices_replaces_the_number_in_the_file(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(PLAN, encoding="utf-8")
+    done = run("train", "--input", str(path), "--max-devices", "4", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    inputs = json.loads(done.stdout)["inputs"]
+    assert (inputs["devices"], inputs["max_devices"]) == (None, 4)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("devcies: 8", "did you mean 'devices'"),
         ("mbs: 1\nmicro-batch: 2", "found twice"),
+        ("devices: 8\ndevices: 16", "devices: found twice"),
         ("devices: [8", "not valid YAML"),
         ("just words", "expected options"),
         ("devices:", "found None"),

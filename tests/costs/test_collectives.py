@@ -140,9 +140,7 @@ class TestLatency:
 
     @pytest.mark.parametrize(("nodes", "steps"), [(2, 2), (8, 6), (100, 14), (128, 14)])
     def test_all_reduce_takes_a_tree_when_it_is_shorter(self, nodes: int, steps: int) -> None:
-        assert float(collectives.all_reduce(NOMINAL, nodes, 8, 0.0)) == pytest.approx(
-            steps * 10e-6
-        )
+        assert float(collectives.all_reduce(NOMINAL, nodes, 8, 0.0)) == pytest.approx(steps * 10e-6)
 
     def test_the_tiers_latencies_add_up(self) -> None:
         inside = float(collectives.all_gather(NOMINAL, 8, 1, 0.0))

@@ -38,6 +38,7 @@ def test_monotone_in_both(work: float, transfer: float, more: float) -> None:
 
 def test_a_hidden_transfer_takes_multiprocessors_while_it_lasts() -> None:
     assert behind_work(10.0, 4.0) == pytest.approx(10.0 + 4.0 * STOLEN)
+    assert behind_work(10.0, 11.0) == pytest.approx(10.0 + 10.0 * STOLEN)  # while work lasts
     assert pytest.approx(20 / 132, abs=0.01) == STOLEN
 
 

@@ -7,13 +7,13 @@ import pytest
 
 from planner.costs.pipeline import SCHEDULES, VOCABULARY, Others
 
-F, I, W = 1.0, 1.3, 0.8
+F, D, W = 1.0, 1.3, 0.8
 """Forward, input gradient and weight gradient of a stage; B is both gradients."""
-B = I + W
+B = D + W
 SIZES = (2, 4, 8, 16, 64)
 
 
-def others(p: int, forward: float = F, input_gradient: float = I, weight: float = W) -> Others:
+def others(p: int, forward: float = F, input_gradient: float = D, weight: float = W) -> Others:
     backward = input_gradient + weight
     return Others((p - 1) * (forward + backward), (p - 1) * backward, (p - 1) * weight)
 
@@ -43,7 +43,7 @@ class TestFill:
         assert fill("zb-v", p, 2, forward=1.0, input_gradient=1.0, weight=1.0) == 0.0
 
     def test_zb_v_has_one_for_unequal_passes(self, p: int) -> None:
-        assert fill("zb-v", p, 2) == pytest.approx((p - 1) * (F + I - 2 * W))
+        assert fill("zb-v", p, 2) == pytest.approx((p - 1) * (F + D - 2 * W))
 
     def test_v_half_halves_1f1b(self, p: int) -> None:
         assert fill("v-half", p, 2) == pytest.approx((p - 1) * (F + B) / 2)

@@ -47,7 +47,7 @@ def closed_forms() -> Iterator[Any]:
                 yield pytest.param(function, id=f"{short}.{name}", marks=marks)
 
 
-@pytest.mark.parametrize("function", closed_forms())
+@pytest.mark.parametrize("function", list(closed_forms()))
 def test_every_closed_form_of_costs_is_registered(function: Callable[..., Any]) -> None:
     name = f"{function.__module__.removeprefix('planner.')}.{function.__name__}"
     assert name in TERMS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -193,3 +194,66 @@ def test_selective_recomputation_names_its_modules() -> None:
 def test_other_software_is_said() -> None:
     _, missing = flags_of(LLAMA, TrainingJob(4096, 64, software=SOFTWARE["fsdp"]))
     assert any("software=fsdp" in choice for choice in missing)
+
+
+def test_fp8_scales_allow_the_norms_to_be_recomputed() -> None:
+    job = TrainingJob(4096, 1024, PRECISIONS["fp8"])
+    assert value(flags_of(LLAMA, job)[0], "--fp8-recipe") == "tensorwise"
+
+
+def test_fp16_has_no_grouped_experts_nor_expert_parallelism() -> None:
+    job = TrainingJob(4096, 1024, PRECISIONS["fp16"])
+    flags, missing = flags_of(DEEPSEEK, job, ep=8, recompute="selective")
+    assert "--moe-grouped-gemm" not in flags and "moe_act" not in flags
+    assert any(choice.startswith("precision=fp16") and "ep=8" in choice for choice in missing)
+    assert not flags_of(LLAMA, job)[1]
+
+
+def test_a_sequence_splits_into_twice_the_context_ranks() -> None:
+    assert not flags_of(LLAMA, TrainingJob(4096, 64), cp=4)[1]
+    _, missing = flags_of(LLAMA, TrainingJob(4100, 64), cp=4)
+    assert missing == ["cp=4: the sequence must be a multiple of 2 cp"]
+
+
+def test_what_the_plan_does_without_is_switched_off() -> None:
+    flags, _ = flags_of(LLAMA)
+    assert value(flags, "--attention-dropout") == value(flags, "--hidden-dropout") == "0"
+    older, _ = flags_of(LLAMA, TrainingJob(4096, 64, software=SOFTWARE["megatron-2022"]))
+    assert value(older, "--attention-backend") == "unfused"
+    assert "--attention-dropout" not in older
+
+
+def test_multi_token_prediction_is_said_where_it_is_trained() -> None:
+    assert value(flags_of(DEEPSEEK)[0], "--mtp-num-layers") == "1"
+    assert "--mtp-num-layers" not in flags_of(DEEPSEEK, TrainingJob(4096, 64, mtp=False))[0]
+    assert "--mtp-num-layers" not in flags_of(LLAMA)[0]
+
+
+BRIDGE = TrainingJob(4096, 1024, software=SOFTWARE["megatron-bridge"])
+
+
+def test_tensor_parallel_overlap_needs_sequence_parallelism() -> None:
+    flags, missing = flags_of(LLAMA, BRIDGE, tp=8, sequence_parallel=1)
+    assert "--tp-comm-overlap" in flags and not missing
+    flags, missing = flags_of(LLAMA, BRIDGE, tp=8)
+    assert "--tp-comm-overlap" not in flags and len(missing) == 1
+
+
+@pytest.mark.parametrize(
+    ("axes", "possible"),
+    [
+        ({"vpp": 2, "schedule": "interleaved-1f1b"}, True),
+        ({}, False),
+        ({"vpp": 2, "schedule": "interleaved-1f1b", "recompute": "full"}, False),
+        ({"vpp": 2, "schedule": "interleaved-1f1b", "dispatch": "all-gather"}, False),
+    ],
+)
+def test_expert_exchange_overlap_is_a_flag_or_is_named(axes: Any, possible: bool) -> None:
+    flags, missing = flags_of(DEEPSEEK, BRIDGE, pp=4, ep=8, **axes)
+    assert ("--overlap-moe-expert-parallel-comm" in flags) is possible
+    assert any("expert exchange" in choice for choice in missing) is not possible
+
+
+def test_a_plan_without_exchange_overlap_says_nothing_of_it() -> None:
+    flags, missing = flags_of(DEEPSEEK, pp=4, ep=8)
+    assert not [text for text in (*flags, *missing) if "overlap-moe" in text or "exchange" in text]

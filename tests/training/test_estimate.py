@@ -27,8 +27,11 @@ from planner.specs.workload import PRECISIONS, SOFTWARE, TrainingJob
 from planner.training import fitted
 from planner.training.columns import Rows, build
 from planner.training.estimate import estimate, rows_of
+from planner.training.memory import worst_memory
+from planner.training.pipeline import contents, held, pipeline
+from planner.training.spread import spread
 from planner.training.stages import devices
-from planner.training.step import contents, held, pipeline, spread, step_time, worst_memory
+from planner.training.step import step_time
 
 H100 = find_cluster("dgx-h100")
 ATTENTION = GroupedQueryAttention(32, 8, 128)

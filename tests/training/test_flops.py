@@ -108,7 +108,7 @@ class TestOneStep:
             assert step_flops(MODEL, JOB, convention) == 3 * 8 * SEQ * forward
 
     def test_narayanan_s_formula_for_gpt3(self) -> None:
-        """arXiv 2104.04473, equation 3: 96 B s l h^2 (1 + s/6h + V/16lh) with full recomputation."""
+        """arXiv 2104.04473, section 5.1, full recomputation: 96 B s l h^2 (1 + s/6h + V/16lh)."""
         model, job = find_model("gpt3-175b"), TrainingJob(2048, 1536)
         h, layers, s, vocab = model.hidden, model.num_layers, job.seq_len, model.vocab
         formula = 96.0 * 1536 * s * layers * h**2

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -33,8 +34,10 @@ from planner.training import search as searching
 from planner.training import space as spaces
 from planner.training.columns import LayerColumns, build
 from planner.training.estimate import Estimate, estimate, rows_of
-from planner.training.search import KEY, MemoryFloor, search
+from planner.training.memory_floor import MemoryFloor
+from planner.training.search import search
 from planner.training.stages import devices, distinct_layers, redistribute, split
+from planner.training.sweep import KEY
 
 EXACT = 1e-12
 OUTSIDE = ("fill", "transfers", "gradients", "weights", "optimizer", "stragglers")
@@ -322,9 +325,7 @@ class TestPruningByMemoryIsSafe:
             one = found.configuration(index)
             assert self.least(model, case, one) <= found.memory[index]
 
-    @settings(
-        max_examples=120, deadline=None, suppress_health_check=[HealthCheck.filter_too_much]
-    )
+    @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
     @given(st.data())
     def test_the_bound_never_exceeds_the_memory_of_any_shape_of_model(self, data) -> None:
         one_of = lambda *values: data.draw(st.sampled_from(values))  # noqa: E731
@@ -353,7 +354,8 @@ class TestPruningByMemoryIsSafe:
             schedule=name,
             vocabulary=one_of(*EVERYWHERE) if movable else "ends",
         )
-        microbatches = one_of(2, 4) * pp if name in ("interleaved-1f1b", "dualpipe") else one_of(1, 40)
+        whole = name in ("interleaved-1f1b", "dualpipe")
+        microbatches = one_of(2, 4) * pp if whole else one_of(1, 40)
         software = SOFTWARE[one_of("megatron", "fsdp", "megatron-2022")]
         job = TrainingJob(512, microbatches * dp, software=software)
         case = Case("any", "dgx-h100", one.devices, job, {})
@@ -406,18 +408,17 @@ class TestRanking:
 
     def test_equal_candidates_stand_in_the_order_of_the_axes(self) -> None:
         found = estimates(small(top=300, objective="memory"))
-        order = {name: i for i, name in enumerate(("none", "selective", "full"))}
+        order = TRAINING_AXES["recompute"].values.index
+        numbers = KEY[1 : KEY.index("recompute")]
+
+        def key(one: Configuration) -> tuple[int, ...]:
+            return (*(one.as_dict()[name] for name in numbers), order(one.recompute))
+
         ties = 0
-        for one, other in zip(found, found[1:], strict=False):
+        for one, other in pairwise(found):
             if abs(other.peak_memory / one.peak_memory - 1.0) < 1e-11:
                 ties += 1
-                first, second = one.configuration, other.configuration
-                keys = [
-                    (c.tp, c.cp, c.pp, c.vpp, c.ep, c.etp, c.micro_batch, c.zero)
-                    + (c.sequence_parallel, order[c.recompute])
-                    for c in (first, second)
-                ]
-                assert keys[0] <= keys[1]
+                assert key(one.configuration) <= key(other.configuration)
         assert ties
 
     def test_the_same_search_gives_the_same_answer(self) -> None:

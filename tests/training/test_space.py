@@ -32,9 +32,10 @@ from planner.specs.models_catalog import find_model
 from planner.specs.parallelism import TRAINING_AXES, Configuration, check, training_rules
 from planner.specs.workload import TrainingJob
 from planner.training import search as searching
-from planner.training.search import KEY, Found, search
+from planner.training.search import Found, search
 from planner.training.space import training_space
 from planner.training.stages import devices as stage_devices
+from planner.training.sweep import KEY
 
 CLUSTER = find_cluster("dgx-h100")
 JOB = TrainingJob(512, 16)
@@ -113,8 +114,8 @@ def brute_force(model, devices, job=JOB, fixed=None, domain=8) -> set[Configurat
         if np.prod(mesh) == devices
     ]
     rest = ("vpp", "ep", "etp", "micro_batch", "zero")
-    rows = np.array([(*mesh, *others) for mesh in meshes for others in product(*map(axes.get, rest))])
-    rows = rows.reshape(-1, len(meshes[0]) + len(rest)) if len(meshes) else np.empty((0, 9), int)
+    others = list(product(*(axes[name] for name in rest)))
+    rows = np.array([(*mesh, *other) for mesh in meshes for other in others])
     columns = dict(zip(("tp", "cp", "pp", "dp", *rest), rows.T, strict=True))
     splits = fixed.get("sequence_parallel", (0, 1))
     free = {name: TRAINING_AXES[name].values for name in NAMES} | {"vocabulary": ("ends",)}

@@ -112,7 +112,7 @@ class TestRedistribution:
 
         assert longest(counts) == min(longest([*split(32 - n, 7), n]) for n in range(5))
 
-    @pytest.mark.xfail(reason="devices checks for empty stages only with the vocabulary at the ends")
+    @pytest.mark.xfail(reason="devices looks for empty stages only where the ends keep theirs")
     def test_no_stage_between_the_ends_is_left_empty(self) -> None:
         model = replace(UNIFORM, layers=UNIFORM.layers[:1] * 6)
         found = devices(model, SCHEDULES["1f1b"], 8, 1, False, "redistributed")
@@ -134,9 +134,7 @@ def brute_force(model, name, p, vpp, mtp, vocabulary) -> list[tuple] | None:
         "vee": lambda stage: [min(stage, 2 * p - 1 - stage)],
         "mirror": lambda stage: [stage, p - 1 - stage],
     }[layout]
-    held = [
-        {"layers": Counter(), "embedding": 0.0, "head": 0.0, "mtp": 0} for _ in range(p)
-    ]
+    held = [{"layers": Counter(), "embedding": 0.0, "head": 0.0, "mtp": 0} for _ in range(p)]
     upcoming = iter(model.layers)
     for stage, count in enumerate(counts):
         own = [next(upcoming) for _ in range(count)]
