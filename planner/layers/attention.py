@@ -117,7 +117,9 @@ def _grouped(setting: Setting, spec: GroupedQueryAttention, sharding: Sharding) 
     core = softmax_core(setting, sharding, widths)
     rotary = 4.0 * tokens * (heads + kv_heads) * spec.head_dim + 6.0 * tokens * gate
     kept_core = 2.0 * tokens * (heads * spec.head_dim + gate + key_value + heads * value_dim)
+    copied = kv_heads - spec.kv_heads / sharding.tp  # key-value heads held more than once
     parameters = spec.parameters(hidden) / sharding.tp
+    parameters = parameters + copied * (spec.head_dim + value_dim) * hidden
     return _block(setting, sharding, [qkv], core, out, rotary, kept_core, 0.0 * tokens, parameters)
 
 

@@ -51,7 +51,7 @@ def context_exchange(
     """
     cp, tp, net = sharding.cp, sharding.tp, setting.net
     if setting.context_parallel == "ring":
-        hop = collectives.point_to_point(net, tp * np.ones_like(cp), kv_bytes)
+        hop = collectives.point_to_point(net, (cp - 1.0) * tp, kv_bytes)  # the farthest hop
         return (cp - 1.0) * hop
     there = collectives.all_to_all(net, cp, tp, query_bytes + kv_bytes)
     back = collectives.all_to_all(net, cp, tp, query_bytes)

@@ -31,6 +31,7 @@ class Fields:
         self.where = where
         self.values = values
         self.read: set[str] = set()
+        self.inners: dict[str, Fields] = {}
 
     def first(self, *keys: str) -> tuple[str, Any]:
         """The first of several names with a value that is not null, or ``(keys[0], None)``."""
@@ -113,18 +114,30 @@ class Fields:
             raise self.wrong(key, value, "a list of layer numbers")
         return [self._whole(key, item, 0) for item in value]
 
-    def unread(self) -> list[str]:
-        """Keys with a value that nobody read and that may matter."""
-        return sorted(
-            key
-            for key, value in self.values.items()
-            if key not in self.read and value not in _EMPTY and not is_harmless(key)
-        )
+    def inner(self, key: str) -> Fields:
+        """The object in a field; what nobody reads of it counts as unread here too."""
+        if key not in self.inners:
+            value = self.first(key)[1]
+            if not isinstance(value, Mapping):
+                raise self.wrong(key, value, "an object")
+            self.inners[key] = Fields(f"{self.where}: {key}", value)
+        return self.inners[key]
 
-    def missing(self, *keys: str) -> PlannerError:
+    def unread(self) -> dict[str, Any]:
+        """Keys with a value that nobody read and that may matter, sorted."""
+        found = {
+            key: value
+            for key, value in sorted(self.values.items())
+            if key not in self.read and value not in _EMPTY and not is_harmless(key)
+        }
+        for outer, fields in self.inners.items():
+            found |= {f"{outer}.{key}": value for key, value in fields.unread().items()}
+        return found
+
+    def missing(self, *keys: str, expected: str = "a whole number") -> PlannerError:
         """The error for an absent field."""
         names = " or ".join(map(repr, keys))
-        return PlannerError(f"{self.where}: missing field {names}, expected a whole number")
+        return PlannerError(f"{self.where}: missing field {names}, expected {expected}")
 
     def wrong(self, key: str, found: object, expected: str) -> PlannerError:
         """The error for a field with the wrong value."""

@@ -18,6 +18,7 @@ _GENERATION = """
 _TOKENS = """
     tokenizer_class text_start_id text_end_id im_start_id im_end_id im_newline_id video_start_id
     video_end_id mask_init_id pad_id org_vocab_size num_media_embeds ignore_index
+    mm_tokens_per_image
 """
 _TRAINING = """
     attention_dropout attn_pdrop embd_pdrop emb_pdrop resid_pdrop hidden_dropout hidden_dropout_prob
@@ -61,19 +62,18 @@ _NUMERICS = """
     masked_softmax_fusion bias_dropout_fusion chunk_size mamba_chunk_size prefill_chunk_size
     attention_sink_size attn_implementation flash_attention alibi parallel_attn
     use_parallel_residual do_layer_norm_before enable_bias layer_norm_elementwise_affine
-    word_embed_proj_dim _remove_final_layer_norm
+    _remove_final_layer_norm
 """
 _OTHER = """
     architectures auto_map transformers_version model_type _name_or_path _attn_implementation
     _commit_hash _provenance _confidence source confidence notes id2label label2id problem_type
     finetuning_task task_specific_params pruned_heads tf_legacy_loss tie_encoder_decoder torchscript
-    is_decoder is_encoder_decoder add_cross_attention cross_attention_hidden_size num_labels
-    add_classification_head class_num pool_type vision_config audio_config max_window_layers
-    use_unified_vision_chunk anyres_pooling_size anyres_vit_max_image_size anyres_vit_two_views
+    is_decoder num_labels add_classification_head class_num pool_type vision_config audio_config
+    max_window_layers use_unified_vision_chunk anyres_pooling_size anyres_vit_max_image_size
+    anyres_vit_two_views
     vit_add_patchemb_bias vit_input_resolution vit_mapping_type vit_norm_type vit_patch vit_path
     vit_remove_prenorm vit_type vit_used_rms_norm quantization_config dense_list
-    mtp_use_dedicated_embeddings index_share_for_mtp_iteration
-    qk_head_dim topk_indices hf_repo license
+    index_share_for_mtp_iteration qk_head_dim topk_indices hf_repo license
 """
 HARMLESS = frozenset(
     " ".join((_GENERATION, _TOKENS, _TRAINING, _ROTARY, _ROUTING, _NUMERICS, _OTHER)).split()

@@ -51,7 +51,7 @@ def read_config(path: Path) -> dict[str, Any]:
         If there is no such file or it does not hold a JSON object.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise PlannerError(f"{path}: cannot be read ({error}), expected a config.json") from error
     try:
@@ -145,14 +145,17 @@ def _build(name: str, fields: Fields, known: Family) -> ModelSpec:
     max_positions = fields.optional(
         "max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length"
     )
-    tied = fields.flag("tie_word_embeddings", default=known.tied)
+    if fields.count("word_embed_proj_dim", default=hidden) != hidden:
+        raise fields.wrong(
+            "word_embed_proj_dim", fields.values["word_embed_proj_dim"], f"hidden_size ({hidden})"
+        )
     spec = ModelSpec(
         name=name,
         hidden=hidden,
         vocab=vocab,
         layers=layers,
         mtp_layers=_prediction_layers(fields, known, layers),
-        tied_embeddings=tied,
+        tied_embeddings=_tied(fields, known),
         learned_positions=_position_rows(fields, known, max_positions),
         final_norms=per_norm + known.embedding_norms,
         other_parameters=_other(fields, known, hidden, vocab, len(layers)),
@@ -161,12 +164,22 @@ def _build(name: str, fields: Fields, known: Family) -> ModelSpec:
     )
     unread = fields.unread()
     if unread:
-        shown = ", ".join(f"{key} = {_short(fields.values[key])}" for key in unread)
+        shown = ", ".join(f"{key} = {_short(value)}" for key, value in unread.items())
         raise PlannerError(
             f"{fields.where}: keys not understood: {shown}; expected only keys whose meaning "
             f"is known, because a guess could give another model"
         )
     return spec
+
+
+def _tied(fields: Fields, known: Family) -> bool:
+    """Whether input and output share one table; unsaid, only a known family tells."""
+    if known.tied is None and not fields.has("tie_word_embeddings"):
+        raise fields.missing(
+            "tie_word_embeddings",
+            expected=f"true or false, as model_type {fields.text('model_type')!r} is not known",
+        )
+    return fields.flag("tie_word_embeddings", default=bool(known.tied))
 
 
 def _short(value: object) -> str:

@@ -223,18 +223,21 @@ def _block_sparse(
     fields: Fields, found: list[GroupedQueryAttention]
 ) -> list[GroupedQueryAttention]:
     """MiniMax-M3: an indexer picks blocks of keys in the layers that are marked."""
-    key, value = fields.first("sparse_attention_config")
-    if not isinstance(value, dict):
-        raise fields.wrong(key, value, "an object")
-    inner = Fields(f"{fields.where}: {key}", value)
+    inner = fields.inner("sparse_attention_config")
     if not inner.flag("use_sparse_attention", default=True):
+        inner.read.update(inner.values)
         return found
+    # Blocks that are always kept are among the top_k, and how blocks are scored costs the same.
+    inner.read.update(("sparse_init_block", "sparse_local_block", "sparse_score_type"))
     indexer = SparseIndexer(
         inner.count("sparse_num_index_heads"),
         inner.count("sparse_index_dim"),
         inner.count("sparse_topk_blocks") * inner.count("sparse_block_size"),
     )
     marks = inner.per_layer(len(found), "sparse_attention_freq", default=1)
+    without_value = inner.per_layer(len(found), "sparse_disable_index_value")
+    if any(mark and not off for mark, off in zip(marks, without_value, strict=True)):
+        raise inner.wrong("sparse_disable_index_value", 0, "1, an indexer without values")
     return [
         replace(a, indexer=indexer if mark else None) for a, mark in zip(found, marks, strict=True)
     ]

@@ -2,7 +2,8 @@
 
 A row states the differences from the common decoder: RMS norms, no biases unless the configuration
 asks for them, rotary positions, an untied output head, and a gated feed-forward for SiLU.
-A family without a row is read by its configuration alone.
+A type of `PLAIN` has no differences, and one that is not known at all is read by its configuration
+alone, which must then say whether the embeddings are tied.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Family:
     """Norms are LayerNorms with a bias beside the scale."""
     norms: int = 2
     """Norms of one layer."""
-    tied: bool = False
+    tied: bool | None = False
+    """Whether input and output share one table; None: the configuration must say."""
     position_rows: int | None = None
     """A learned position table with this many rows beyond the maximal position."""
     expert_bias: bool = False
@@ -55,11 +57,18 @@ GPT_RECORD = _GPT
 
 COMMON = Family()
 
+UNKNOWN = Family(tied=None)
+"""A type without a row: transformers ties the embeddings of some and not of others."""
+
+PLAIN = frozenset((
+    "PanguProMoE", "arctic", "dbrx", "deepseek", "deepseek_v2", "deepseek_v3", "deepseek_v32",
+    "deepseek_v4", "ernie4_5_moe", "glm_moe_dsa", "granite", "hunyuan", "internlm2", "jamba",
+    "kimi_k2", "llama", "mimo_v2_flash", "minimax_m1", "mistral", "mixtral", "pangu_ultra_moe",
+    "phi3", "stablelm", "step3",
+))  # fmt: skip
+"""Types whose configurations leave nothing unsaid that matters here."""
 
 FAMILIES: dict[str, Family] = {
-    "llama": COMMON,
-    "mistral": COMMON,
-    "mixtral": COMMON,
     "gpt": _GPT,
     "gpt2": replace(_GPT, position_rows=0, widening=4),
     "opt": replace(_GPT, position_rows=2),
@@ -82,9 +91,10 @@ FAMILIES: dict[str, Family] = {
     "llama4": Family(shared_experts=1, windows="chunks"),
     "minimax_m2": Family(qk_norm_full=True),
     "minimax_m3": Family(gated=True),
+    "cohere": Family(tied=True, norms=1),
+    "cohere2": Family(tied=True, norms=1),
     "olmoe": Family(qk_norm=True, qk_norm_full=True),
     "phimoe": Family(layer_norm_bias=True),
-    "dbrx": Family(),
     "grok-1": Family(gated=True),
     "nemotron_h": Family(gated=False),
     "step3p5": Family(qk_norm=True, dense_prediction=True),
@@ -95,5 +105,6 @@ FAMILIES: dict[str, Family] = {
 
 
 def family(model_type: str) -> Family:
-    """The row of a model type, or the common one."""
-    return FAMILIES.get(model_type.removesuffix("_text"), COMMON)
+    """What is known of a model type."""
+    plain = model_type.removesuffix("_text")
+    return FAMILIES.get(plain, COMMON if plain in PLAIN else UNKNOWN)

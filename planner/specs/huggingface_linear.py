@@ -76,16 +76,9 @@ def _delta_net(fields: Fields) -> LinearAttention:
     )
 
 
-def _kimi_config(fields: Fields) -> Fields:
-    key, value = fields.first("linear_attn_config")
-    if not isinstance(value, dict):
-        raise fields.wrong(key, value, "an object")
-    return Fields(f"{fields.where}: {key}", value)
-
-
 def _kimi_layers(fields: Fields, layers: int) -> list[bool]:
     """Layer numbers count from 1 there; the two lists must cover all layers once."""
-    inner = _kimi_config(fields)
+    inner = fields.inner("linear_attn_config")
     linear = inner.layer_numbers("kda_layers") or []
     full = inner.layer_numbers("full_attn_layers") or []
     if sorted(linear + full) != list(range(1, layers + 1)):
@@ -97,7 +90,7 @@ def _kimi_layers(fields: Fields, layers: int) -> list[bool]:
 
 def _kimi_delta(fields: Fields) -> LinearAttention:
     """Kimi delta attention: a decay for each channel, from a low-rank projection."""
-    inner = _kimi_config(fields)
+    inner = fields.inner("linear_attn_config")
     heads, dim = inner.count("num_heads"), inner.count("head_dim")
     kernel = inner.count("short_conv_kernel_size")
     width = heads * dim

@@ -24,7 +24,8 @@ from planner.specs.model import ModelSpec
 __all__ = ["catalogue", "find_config", "find_model", "list_models", "spec_from_record"]
 
 CATALOG = "catalog.yaml"
-_KEY = re.compile(r"^([^\s#:'\"{}][^\s:]*):(?=\s|$)", re.MULTILINE)
+_KEY = re.compile(r"^(['\"]?)([^\s#:'\"{}][^\s:'\"]*)\1:(?=\s|$)", re.MULTILINE)
+"""A name at the margin of a table, in quotes or not."""
 _FILLER = re.compile(r"-(hf|instruct|chat|base|v0\.1)(?=-|$)")
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -95,10 +96,9 @@ def _find(name: str | Path, db: Iterable[str | Path]) -> _Item:
         return _Item(path.parent.resolve().name if path.stem == "config" else path.stem, path)
     folders = database_paths("models_db", db)
     text = str(name)
-    for folder in folders:  # the common case, without an index
-        path = folder / f"{text.lower()}.json"
-        if path.is_file():
-            return _Item(path.stem, path)
+    packaged = folders[-1] / f"{text.lower()}.json"
+    if len(folders) == 1 and packaged.is_file():  # the common case, without an index
+        return _Item(packaged.stem, packaged)
     return _search(text, folders, db)
 
 
@@ -160,23 +160,26 @@ def _index(folders: list[Path]) -> dict[str, _Item]:
             found.setdefault(path.stem.lower(), _Item(path.stem, path))
         for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
             if path.name != CATALOG:
-                for name in _KEY.findall(_text(path)):
+                for _, name in _KEY.findall(_text(path)):
                     found.setdefault(name.lower(), _Item(name, path, in_table=True))
     return found
 
 
 def _record(path: Path, name: str) -> dict[str, Any]:
-    """One record of a table, parsed without the others."""
+    """One record of a table, parsed without the others where it refers to none of them."""
     text = _text(path)
-    keys = [(match[1], match.start()) for match in _KEY.finditer(text)]
+    keys = [(match[2], match.start()) for match in _KEY.finditer(text)]
     starts = [*(start for _, start in keys), len(text)]
     number = [key for key, _ in keys].index(name)
-    return _table(path, text[starts[number] : starts[number + 1]])[name]
+    try:
+        return _table(path, text[starts[number] : starts[number + 1]])[name]
+    except PlannerError:
+        return _table(path, text)[name]
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise PlannerError(f"{path}: cannot be read ({error}), expected a YAML table") from error
 
@@ -185,7 +188,8 @@ def _table(path: Path, text: str) -> dict[str, dict[str, Any]]:
     try:
         found = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise PlannerError(f"{path}: not valid YAML ({error})") from error
+        reason = " ".join(str(error).split())
+        raise PlannerError(f"{path}: not valid YAML ({reason})") from error
     if not isinstance(found, Mapping) or not all(isinstance(v, dict) for v in found.values()):
         raise PlannerError(f"{path}: found {str(found)[:40]!r}, expected names with their fields")
-    return dict(found)
+    return {str(name): fields for name, fields in found.items()}

@@ -131,7 +131,8 @@ def training_rules(model: ModelSpec, job: TrainingJob, devices: int) -> list[Rul
     experts = int(np.gcd.reduce([m.experts for m in moe])) if moe else 1
     width = int(np.gcd.reduce([m.width for m in moe])) if moe else 1
     linear = any(isinstance(layer.attention, LinearAttention) for layer in model.layers)
-    layers = model.num_layers + (len(model.mtp_layers) if job.mtp else 0)
+    mtp = len(model.mtp_layers) if job.mtp else 0
+    stages = model.num_layers + (mtp or 2)  # an end that holds the vocabulary may have no layer
     batch = job.global_batch
 
     def microbatches(v: Mapping[str, Any]) -> Any:
@@ -213,9 +214,9 @@ def training_rules(model: ModelSpec, job: TrainingJob, devices: int) -> list[Rul
         ),
         Rule(
             "layers over stages",
-            f"pp * chunks must not exceed the {layers} layers and the two ends",
+            f"pp * chunks must not exceed {stages} stages for {model.num_layers} layers",
             ("pp", "vpp", "schedule"),
-            lambda v: v["pp"] * chunks(v["schedule"], v["vpp"]) <= layers + 2,
+            lambda v: v["pp"] * chunks(v["schedule"], v["vpp"]) <= stages,
         ),
         Rule(
             "chunks and schedule",

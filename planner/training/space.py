@@ -135,7 +135,8 @@ def _expert_meshes(
     fits = fits & (space.devices % (ep * etp) == 0)
     if mode["dispatch"] == "all-gather" and "all-to-all" in space.names["dispatch"]:
         fits = fits & (ep > 1)
-    if mode["dispatch"] == "deduplicated":  # inside one domain it is the same as all-to-all
+    if mode["dispatch"] == "deduplicated" and "all-to-all" in space.names["dispatch"]:
+        # inside one domain the two are the same
         fits = fits & (ep * etp > space.scale_up)
     return ep[fits], etp[fits]
 

@@ -79,8 +79,9 @@ def spread(setting: Setting, columns: Columns, p: int) -> Spread:
 
     transfer = hand_over = synchronise = np.zeros(len(rows))
     if p > 1:
-        hand_over = np.asarray(collectives.point_to_point(net, dense * dp, 0.0 * columns.boundary))
-        transfer = np.asarray(collectives.point_to_point(net, dense * dp, columns.boundary))
+        span = (p - 1) * dense * dp  # some hop crosses every domain that the pipeline spans
+        hand_over = np.asarray(collectives.point_to_point(net, span, 0.0 * columns.boundary))
+        transfer = np.asarray(collectives.point_to_point(net, span, columns.boundary))
         synchronise = np.asarray(
             collectives.all_reduce(net, np.full(len(rows), p), dense * dp, columns.boundary)
         )

@@ -35,15 +35,7 @@ DEVICE = Accelerator(
     },
 )
 DATABASE = [find_accelerator(item) for item in list_accelerators()]
-WITHOUT_PEAK = pytest.mark.xfail(
-    reason="kernels copied from a sibling with a datatype that the device does not have",
-    raises=PlannerError,
-    strict=True,
-)
-SUSTAINED = [
-    pytest.param(item, id=item.name, marks=[WITHOUT_PEAK] if item.vendor == "Huawei" else [])
-    for item in DATABASE
-]
+SUSTAINED = [pytest.param(item, id=item.name) for item in DATABASE]
 amounts = st.floats(0.0, 1e18)
 
 

@@ -39,12 +39,7 @@ def closed_forms() -> Iterator[Any]:
         for name, function in inspect.getmembers(module, inspect.isfunction):
             own = function.__module__ == module.__name__ and not name.startswith("_")
             if own and "Seconds" in str(function.__annotations__.get("return")):
-                unregistered = pytest.mark.xfail(
-                    reason="the roofline itself, on which every kernel rests, has no reference",
-                    strict=True,
-                )
-                marks = [unregistered] if name == "smooth_roofline" else []
-                yield pytest.param(function, id=f"{short}.{name}", marks=marks)
+                yield pytest.param(function, id=f"{short}.{name}")
 
 
 @pytest.mark.parametrize("function", list(closed_forms()))

@@ -69,10 +69,6 @@ class TestDistinctDomains:
         for domains in (1, 2, 4, 8, 16):
             assert distinct(replace(free, route_groups=(8, 8)), domains) == distinct(free, domains)
 
-    @pytest.mark.xfail(
-        reason="the limit is scaled by allowed / groups where a domain holds several groups",
-        strict=True,
-    )
     @pytest.mark.parametrize("domains", [2, 4])
     def test_fewer_domains_than_groups(self, domains: int) -> None:
         """Four of eight groups, drawn evenly, touch nearly all of two or four domains."""
@@ -121,9 +117,6 @@ class TestExchange:
     def test_inside_a_node_there_is_nothing_to_save(self, bench: Any) -> None:
         assert self.seconds(bench, "deduplicated", 8) == self.seconds(bench, "all-to-all", 8)
 
-    @pytest.mark.xfail(
-        reason="the last tier but one is a pod, not the scale-up domain", strict=True
-    )
     def test_a_pod_between_node_and_fabric_does_not_hide_the_duplicates(self, bench: Any) -> None:
         plain, once = (
             self.seconds(bench, kind, 64, cluster="h100-roce-7to1")

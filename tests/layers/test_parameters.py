@@ -108,9 +108,7 @@ LEFT_OUT = {
     "deepseek-v4-flash": "low-rank queries and outputs are costed as whole projections",
     "deepseek-v4-pro": "low-rank queries and outputs are costed as whole projections",
     "hunyuan-large": "borrowed keys and values are projected again",
-    "kimi-k3": "the output gate of latent attention and the experts' latent projections",
-    "nvidia-nemotron-3-super-120b-a12b-bf16": "projections to and from the experts' latent width",
-    "nvidia-nemotron-3-ultra-550b-a55b-bf16": "projections to and from the experts' latent width",
+    "kimi-k3": "the output gate of latent attention",
     "step-3": "low-rank queries are costed as whole projections",
 }
 """Models with projections that the layers' times leave out or count whole."""

@@ -43,6 +43,12 @@ OTHERS: dict[str, tuple[dict[str, Any], int]] = {
          "query_pre_attn_scalar": 256, "final_logit_softcapping": 30.0},
         9_241_705_984,
     ),
+    "command-r-35b": (
+        {"model_type": "cohere", "hidden_act": "silu", "hidden_size": 8192, "logit_scale": 0.0625,
+         "intermediate_size": 22528, "num_attention_heads": 64, "num_hidden_layers": 40,
+         "num_key_value_heads": 64, "vocab_size": 256000, "use_qk_norm": False},
+        34_980_831_232,
+    ),
     "bloom-560m": (
         {"model_type": "bloom", "n_embed": 1024, "n_layer": 24, "num_attention_heads": 16,
          "vocab_size": 250880, "hidden_dropout": 0.0},
@@ -86,6 +92,34 @@ def test_an_unknown_model_type_is_read_if_all_keys_are_understood() -> None:
         spec_from_config("x", _changed(model_type="brandnew", hidden_act="gelu"))
 
 
+def test_an_unknown_model_type_must_say_whether_its_embeddings_are_tied() -> None:
+    silent = _without("tie_word_embeddings")
+    assert not spec_from_config("x", silent).tied_embeddings
+    with pytest.raises(PlannerError, match=r"'tie_word_embeddings'.*'brandnew' is not known"):
+        spec_from_config("x", silent | {"model_type": "brandnew"})
+
+
+@pytest.mark.parametrize(
+    "key", ["is_encoder_decoder", "add_cross_attention", "mtp_use_dedicated_embeddings"]
+)
+def test_a_structure_that_is_not_modelled_is_refused(key: str) -> None:
+    assert spec_from_config("x", _changed(**{key: False})).num_layers == 32
+    with pytest.raises(PlannerError, match=f"keys not understood: {key} = True"):
+        spec_from_config("x", _changed(**{key: True}))
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("kimi-k3", "linear_attn_config"), ("minimax-m3", "sparse_attention_config")],
+)
+def test_an_unknown_key_inside_a_structural_field_is_named(name: str, key: str) -> None:
+    config = find_config(name)
+    config |= config.pop("text_config", {})
+    config[key] = config[key] | {"ghost_heads": 7}
+    with pytest.raises(PlannerError, match=rf"keys not understood: {key}\.ghost_heads = 7"):
+        spec_from_config("x", config)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -110,6 +144,7 @@ def test_an_unknown_model_type_is_read_if_all_keys_are_understood() -> None:
         (_changed(text_config=3), "'text_config': found 3, expected an object"),
         (_changed(quantization_config="fp8"), "'quantization_config': found 'fp8'"),
         (_changed(num_local_experts=8, num_experts_per_tok=9), "9, expected at most 8 experts"),
+        (_changed(word_embed_proj_dim=512), r"512, expected hidden_size \(4096\)"),
         (_changed(num_local_experts=8), "missing field 'num_experts_per_tok'"),
     ],
 )
@@ -135,6 +170,12 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str, message: str) -> None
     path.write_text(text, encoding="utf-8")
     with pytest.raises(PlannerError, match=f"broken.json: {message}"):
         find_model(path)
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "marked.json"
+    path.write_text(json.dumps(LLAMA), encoding="utf-8-sig")
+    assert find_model(path).num_layers == 32
 
 
 def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:

@@ -206,6 +206,35 @@ def test_the_users_database_comes_first(tmp_path: Path) -> None:
     assert find_model("meta-llama-3-8b").num_layers == 32
 
 
+def test_the_users_file_comes_first_whatever_its_case(tmp_path: Path) -> None:
+    config = find_config("deepseek-v3") | {"num_hidden_layers": 5}
+    (tmp_path / "DeepSeek-V3.json").write_text(json.dumps(config), encoding="utf-8")
+    for typed in ("deepseek-v3", "DeepSeek-V3", "deepseek-ai/DeepSeek-V3"):
+        assert find_model(typed, [tmp_path]).num_layers == 5
+
+
+def test_the_users_record_comes_before_a_packaged_file(tmp_path: Path) -> None:
+    record = find_config("meta-llama-3-8b") | {"num_hidden_layers": 3}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"meta-llama-3-8b": record}))
+    for typed in ("meta-llama-3-8b", "llama-3-8b"):
+        assert find_model(typed, [tmp_path]).num_layers == 3
+
+
+def test_the_users_table_may_quote_names_and_refer_to_records(tmp_path: Path) -> None:
+    record = yaml.safe_dump(find_config("korth-22b"), default_flow_style=True, width=10**6)
+    text = f"\ufeff'base-22b': &base {record}small-22b:\n  <<: *base\n  num_hidden_layers: 2\n"
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    assert find_model("base-22b", [tmp_path]).num_layers == 48
+    assert find_model("small-22b", [tmp_path]).num_layers == 2
+
+
+def test_a_broken_table_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("my-model: [1,\n")
+    with pytest.raises(PlannerError, match=r"mine\.yaml: not valid YAML") as caught:
+        find_model("my-model", [tmp_path])
+    assert "\n" not in str(caught.value)
+
+
 def test_the_users_table_of_records_is_read(tmp_path: Path) -> None:
     record = find_config("korth-22b") | {"num_hidden_layers": 2}
     table = {"my-model": record, "broken": {"hidden_size": "wide"}}

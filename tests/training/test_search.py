@@ -271,6 +271,9 @@ def memory_of_every_device(case: Case, one: Configuration) -> list[float]:
         transformer = sum(counts[stage] for stage in held)
         dense = sum(float(layer.parameters[0]) for layer in layers)
         dense += sum(share * float(part.parameters[0]) for share, part, _ in vocabulary)
+        if model.tied_embeddings:  # a device with both uses keeps one table
+            both = [sum(n for n, _, flows in vocabulary if flows is use) for use in (True, False)]
+            dense -= min(both) * model.embedding_parameters / one.tp
         experts = sum(float(layer.expert_parameters[0]) for layer in layers)
         kept = sum(float(layer.kept[0]) for layer in layers)
         kept += sum(share * float(part.kept[0]) for share, part, flows in vocabulary if flows)

@@ -290,7 +290,6 @@ class TestDegrees:
         assert space.names["schedule"] == ("1f1b", "dualpipe")
         assert space.scale_up == 8
 
-    @pytest.mark.xfail(reason="training_space lists pp up to the layers only")
     def test_free_pp_reaches_two_stages_more_than_layers(self, enumerate_all) -> None:
         """The first and the last stage may hold the vocabulary alone, as 126 layers on 128 do."""
         six = replace(DENSE, layers=DENSE.layers[:6])

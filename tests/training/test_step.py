@@ -160,13 +160,11 @@ HOST_BOUND = Configuration(
 class TestAHostThatLaunchesSlowly:
     JOB = replace(JOB, software=SOFTWARE["megatron-bridge"])
 
-    @pytest.mark.xfail(reason="the exchange is taken off a time that the host bounds")
     def test_faster_links_do_not_slow_it(self) -> None:
         before = estimate(MOE, H100, self.JOB, HOST_BOUND)
         after = estimate(MOE, faster_tier(H100, 0, 1.5), self.JOB, HOST_BOUND)
         assert after.seconds <= before.seconds
 
-    @pytest.mark.xfail(reason="the exchange is taken off a time that the host bounds")
     def test_hiding_the_exchange_leaves_the_time_that_the_host_needs(self) -> None:
         passes = 2 * len(MOE.layers) // HOST_BOUND.pp
         found = estimate(MOE, H100, self.JOB, HOST_BOUND)

@@ -97,15 +97,7 @@ def one_device(tied: bool) -> Any:
 
 @pytest.mark.parametrize(
     "tied",
-    [
-        False,
-        pytest.param(
-            True,
-            marks=pytest.mark.xfail(
-                reason="one device is given both uses of the table", strict=True
-            ),
-        ),
-    ],
+    [False, True],
 )
 def test_a_device_that_holds_all_of_a_model_has_18_bytes_a_parameter(tied: bool) -> None:
     parameters, memory = one_device(tied)
