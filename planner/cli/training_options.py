@@ -63,7 +63,7 @@ OPTIONS = {
         Option("seq_len", "S", "Tokens in a sequence.", _count, required=True),
         Option("global_batch", "B", "Sequences in an optimizer step.", _count, required=True),
         Option("precision", "NAME", "bf16 (default), fp16, fp8, mxfp8 or nvfp4."),
-        Option("software", "NAME", "megatron (default), megatron-2022, fsdp or vtrain."),
+        Option("software", "NAME", "megatron[-2022|-bridge], fsdp or vtrain; default megatron."),
         Option("top", "N", "Plans to show; default 10.", _count),
         Option("objective", "NAME", "throughput (default), price, devices or memory."),
         Option("tokens", "T", "Tokens to train on, such as 15T.", _quantity("tokens")),

@@ -56,9 +56,10 @@ def _hierarchical(
     latency: Seconds = 0.0
     transfer: Seconds = 0.0
     inner: Count = 1
+    share = 1.0 - 1.0 / np.asarray(size)
     for tier, outer in zip(net.tiers, members(net, size, stride), strict=True):
         ranks = np.asarray(outer) // inner
-        traffic = passes * (outer - 1.0) / outer * nbytes / inner
+        traffic = passes * share * nbytes / inner
         ring = passes * (ranks - 1.0)
         steps = np.minimum(ring, 2 * _log2(ranks)) if operation == "all_reduce" else ring
         stage_latency, stage_transfer = _stage(tier, operation, ranks, steps, traffic)

@@ -29,6 +29,8 @@ class Network:
     devices: int
     slowdown: float = 1.0
     """Transfer time inside a job over that of an isolated benchmark."""
+    nodes: float = 1.0
+    """Servers that the job runs on."""
 
     @property
     def scale_up(self) -> int:
@@ -51,7 +53,8 @@ def network(cluster: Cluster, devices: int, slowdown: float = 1.0) -> Network:
         ]
         inner = fitting[-1] if fitting else inner
         domains.append(inner)
-    return Network(cluster.tiers, (*domains, devices), devices, slowdown)
+    nodes = max(1.0, devices / cluster.devices_per_node)
+    return Network(cluster.tiers, (*domains, devices), devices, slowdown, nodes)
 
 
 @term(

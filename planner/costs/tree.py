@@ -22,7 +22,7 @@ class Cost:
     """A named time, its parts, and what each part adds to the critical path.
 
     ``seconds`` [s] is what the node takes when nothing else runs, an array of shape ``(n,)`` or a
-    scalar.  ``lane`` says what a leaf keeps busy: compute, memory, scale-up, scale-out or idle.
+    scalar.  ``lane`` says what a leaf keeps busy: compute, memory, link, host or idle.
     """
 
     name: str

@@ -42,21 +42,24 @@ class Core:
     Ref("Ring Attention arXiv 2310.01889; DeepSpeed-Ulysses arXiv 2309.14509", "section 3"),
 )
 def context_exchange(
-    setting: Setting, sharding: Sharding, query_bytes: Seconds, kv_bytes: Seconds
+    setting: Setting,
+    sharding: Sharding,
+    query_bytes: Seconds,
+    kv_bytes: Seconds,
+    output_bytes: Seconds,
 ) -> Seconds:
     """Time to bring queries or keys to where they meet under context parallelism [s].
 
-    ``query_bytes`` and ``kv_bytes`` are what one rank holds of queries (or outputs) and of keys
-    and values together [B].
+    The bytes are what one rank holds of queries, of keys and values together, and of outputs [B].
     """
     cp, tp, net = sharding.cp, sharding.tp, setting.net
     if setting.context_parallel == "ring":
         hop = collectives.point_to_point(net, (cp - 1.0) * tp, kv_bytes)  # the farthest hop
         return (cp - 1.0) * hop
     there = collectives.all_to_all(net, cp, tp, query_bytes + kv_bytes)
-    back = collectives.all_to_all(net, cp, tp, query_bytes)
-    moved = np.where(cp > 1.0, 2.0 * query_bytes + kv_bytes, 0.0)  # packed and unpacked
-    copies = kernels.elementwise(setting.device, 4.0 * moved, 4.0)
+    back = collectives.all_to_all(net, cp, tp, output_bytes)
+    moved = query_bytes + kv_bytes + output_bytes
+    copies = kernels.elementwise(setting.device, 4.0 * moved, 4.0)  # packed and unpacked
     return np.where(cp > 1.0, there + back + copies, 0.0)
 
 
@@ -91,12 +94,13 @@ def softmax_core(setting: Setting, sharding: Sharding, heads: Heads) -> Core:
     build = _fused if setting.job.software.fused_attention else _unfused
     core = build(setting, sharding, heads)
     tokens = sharding.tokens(setting.job.seq_len)
-    query_bytes = 2.0 * tokens * heads.query * heads.value_dim
+    output_bytes = 2.0 * tokens * heads.query * heads.value_dim
+    query_bytes = 2.0 * tokens * heads.query * heads.key_dim
     kv_bytes = 2.0 * tokens * heads.kv * (heads.key_dim + heads.value_dim)
-    seconds = context_exchange(setting, sharding, query_bytes, kv_bytes)
+    seconds = context_exchange(setting, sharding, query_bytes, kv_bytes, output_bytes)
     exchange = leaf("context-parallel exchange", seconds, "link")
     if setting.context_parallel == "ring":
-        merge = leaf("merging ring steps", merge_time(setting, sharding, query_bytes), "memory")
+        merge = leaf("merging ring steps", merge_time(setting, sharding, output_bytes), "memory")
         steps = seq("steps", [core.forward, merge])
         steps_backward = seq("steps, backward", [core.backward, merge])
         forward = overlap("ring attention", [steps, exchange])

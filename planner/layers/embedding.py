@@ -43,7 +43,7 @@ def embedding_part(setting: Setting, vocab: int, positions: int, sharding: Shard
 
 
 @term(
-    "logits: 2 t h V/t FLOP; memory 4 t V/t B",
+    "logits: 2 n h V/t FLOP for n tokens; memory l n V/t + 4 h n/t B, l bytes a logit",
     Ref("arXiv 2411.05288 (Vocabulary Parallelism)", "section 2; arXiv 2205.05198 section 4.3"),
 )
 def head_part(setting: Setting, vocab: int, sharding: Sharding) -> Part:

@@ -42,9 +42,10 @@ class MemoryFloor:
     def least(self, rows: Rows, dp: NDArray[np.int64], p: int, devices: int) -> Array:
         """Bytes that some device needs at least, whatever the schedule and ZeRO stage.
 
-        States: the mean over devices under ZeRO stage 3.  Activations: device 0 holds at least
-        half its even share of the layers (``floor(x) >= x / 2``) and every schedule keeps at least
-        ``min(m, p) / 2`` micro-batches there.
+        States: the mean over devices under ZeRO stage 3.  Activations: the first device with
+        layers (0, or 1 where the end has none) holds at least half its even share of them
+        (``floor(x) >= x / 2``), and every schedule keeps at least ``min(m, p) / 2`` micro-batches
+        there.
         """
         experts = np.maximum(1, devices // (rows.ep * rows.etp * p))
         states = self.parameters / (dp * rows.cp) + self.expert_parameters / experts

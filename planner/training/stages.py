@@ -86,7 +86,7 @@ def redistribute(model: ModelSpec, stages: int) -> list[int]:
 def devices(
     model: ModelSpec, schedule: Schedule, p: int, vpp: int, mtp: bool, vocabulary: str = "ends"
 ) -> tuple[Device, ...]:
-    """The distinct devices of a pipeline of ``p``; empty when some stage would have no layer.
+    """The distinct devices of a pipeline of ``p``; none where a middle stage is empty.
 
     Grouping keeps the result exact: devices with the same contents take the same time, and the
     first of them keeps the most activations.  ``vocabulary`` other than ``ends`` and

@@ -1,6 +1,7 @@
 """The time of one optimizer step.
 
-    step = stragglers * (m * slowest device + fill + transfers + gradients + weights + optimizer)
+    step = (1 + stragglers) * (m * slowest device + fill + transfers + gradients + weights
+           + optimizer)
 
 The first factor is a device's work for one micro-batch; the fill depends on the schedule; gradient
 reduction and weight gathering count only what backward and forward work does not hide.
@@ -103,12 +104,13 @@ def _data_parallel(
             reduce = np.maximum(0.0, reduce - line.backward)
             gather = np.maximum(0.0, gather - line.forward)
         return line.slowest, reduce, gather
+    if not software.overlaps_gradients:
+        times = 2.0 if zero == 3 else 0.0  # stage 2 gathers once a step
+        once = np.zeros_like(gather) if zero == 3 else gather
+        return line.slowest + times * gather + reduce, np.zeros_like(reduce), once
     if zero == 2:
         hidden = np.maximum(line.slowest, line.forward + behind_work(line.backward, reduce))
         return hidden, np.zeros_like(reduce), np.maximum(0.0, gather - line.forward)
-    if not software.overlaps_gradients:
-        exposed = line.slowest + 2.0 * gather + reduce
-        return exposed, np.zeros_like(reduce), np.zeros_like(reduce)
     ahead = behind_work(line.forward, gather) + behind_work(line.backward, gather + reduce)
     edges = (gather + reduce) / line.layers  # the first layer's gathering, the last one's reduction
     return np.maximum(line.slowest, ahead) + edges, np.zeros_like(reduce), np.zeros_like(reduce)
@@ -116,5 +118,4 @@ def _data_parallel(
 
 def straggler_share(setting: Setting) -> float:
     """Share of a step lost to slow hosts and jitter: a fitted loss for each doubling of nodes."""
-    nodes = setting.net.devices / setting.net.domains[0] if len(setting.net.domains) > 1 else 1.0
-    return fitted.STRAGGLER_PER_DOUBLING * float(np.log2(max(nodes, 1.0)))
+    return fitted.STRAGGLER_PER_DOUBLING * float(np.log2(setting.net.nodes))
