@@ -1,9 +1,10 @@
 """Time of a collective on a tiered network: latency that grows with the group, then bandwidth.
 
-A group that spans several tiers runs as NCCL's rings do: the whole ring's traffic crosses every
-tier, and where ``g`` ranks share a domain, ``g`` rings each drive one of its links.  The tiers'
-transfers are pipelined, so the slowest counts; latencies add up.  On a tier with measured lines
-(one NVLink node) the fitted two-protocol line is used instead of nominal figures.
+A group that spans several tiers runs as NCCL's rings do: a tier carries the traffic of a ring of
+the ranks that share its domain, and where ``g`` of them share an inner domain, ``g`` rings each
+drive one link.  The tiers' transfers are pipelined, so the slowest counts; latencies add up.  On a
+tier with measured lines (one NVLink node) the fitted two-protocol line is used instead of nominal
+figures.
 """
 
 from __future__ import annotations
@@ -56,10 +57,9 @@ def _hierarchical(
     latency: Seconds = 0.0
     transfer: Seconds = 0.0
     inner: Count = 1
-    share = 1.0 - 1.0 / np.asarray(size)
     for tier, outer in zip(net.tiers, members(net, size, stride), strict=True):
         ranks = np.asarray(outer) // inner
-        traffic = passes * share * nbytes / inner
+        traffic = passes * (outer - 1.0) / outer * nbytes / inner
         ring = passes * (ranks - 1.0)
         steps = np.minimum(ring, 2 * _log2(ranks)) if operation == "all_reduce" else ring
         stage_latency, stage_transfer = _stage(tier, operation, ranks, steps, traffic)
@@ -69,7 +69,7 @@ def _hierarchical(
     return latency + net.slowdown * transfer
 
 
-@term("sum of latencies + max over tiers of 2 (n-1)/n S / (g B)", NCCL_TESTS)
+@term("sum of latencies + max over tiers of 2 (m-1)/m S / (g B)", NCCL_TESTS)
 def all_reduce(net: Network, size: Count, stride: Count, nbytes: Seconds) -> Seconds:
     """Sum a buffer over a group and leave the result everywhere [s].
 
@@ -83,13 +83,13 @@ def all_reduce(net: Network, size: Count, stride: Count, nbytes: Seconds) -> Sec
     return _hierarchical(net, "all_reduce", size, stride, nbytes, passes=2)
 
 
-@term("sum of latencies + max over tiers of (n-1)/n S / (g B)", NCCL_TESTS)
+@term("sum of latencies + max over tiers of (m-1)/m S / (g B)", NCCL_TESTS)
 def all_gather(net: Network, size: Count, stride: Count, nbytes: Seconds) -> Seconds:
     """Collect a buffer of ``nbytes`` in total [B] from the shards of a group on every rank [s]."""
     return _hierarchical(net, "all_gather", size, stride, nbytes, passes=1)
 
 
-@term("sum of latencies + max over tiers of (n-1)/n S / (g B)", NCCL_TESTS)
+@term("sum of latencies + max over tiers of (m-1)/m S / (g B)", NCCL_TESTS)
 def reduce_scatter(net: Network, size: Count, stride: Count, nbytes: Seconds) -> Seconds:
     """Sum a buffer of ``nbytes`` on every rank [B] and leave one shard on each [s]."""
     return _hierarchical(net, "reduce_scatter", size, stride, nbytes, passes=1)
