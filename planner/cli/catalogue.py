@@ -10,6 +10,7 @@ from importlib import import_module
 from planner.errors import PlannerError
 from planner.specs.folders import near
 from planner.specs.hardware import Accelerator, Cluster, Tier
+from planner.specs.kernel_sets import KernelSet, parameters_of
 from planner.specs.model import Layer, MixtureOfExperts, ModelSpec
 from planner.units import format_bytes, format_rate, format_time
 
@@ -64,13 +65,23 @@ def _device(device: Accelerator) -> Iterator[Sequence[object]]:
             f"{price.per_hour:.2f} USD/h ({price.provider_class}, {price.date})",
             (price.source),
         )
-    for family, kernels in device.kernels.items():
-        for dtype, kernel in kernels.items():
-            value = (
-                f"compute {kernel.compute:.3g}, memory {kernel.memory:.3g},"
-                f" launch {format_time(kernel.launch)}, smoothness {kernel.smoothness:.3g}"
-            )
-            yield f"kernels.{family}.{dtype}", value, kernel.source
+    for family, libraries in device.kernels.items():
+        for library, sets in libraries.items():
+            for dtype, one in sets.items():
+                yield f"kernels.{family}.{library}.{dtype}", _kernel(one), one.source
+
+
+def _kernel(one: KernelSet) -> str:
+    """The numbers of a set and how well they hold."""
+    shown = []
+    for field in parameters_of(type(one)):
+        value, kind = getattr(one, field.name), field.metadata.get("kind")
+        if isinstance(value, float) and value != field.default:
+            text = format_time(value) if kind == "time" else f"{value:.3g}"
+            shown.append(f"{field.name} {format_rate(value) if kind == 'bytes/s' else text}")
+    if one.fit.error is not None:
+        shown.append(f"error {one.fit.error:.1%}")
+    return ", ".join(shown)
 
 
 def clusters(name: str | None, db: Sequence[str]) -> Rows:

@@ -1,75 +1,131 @@
-"""Time of a collective on a tiered network: latency that grows with the group, then bandwidth.
+"""Time of a collective on a tiered network: measured inside a fast domain, NCCL's model beyond.
 
-A group that spans several tiers runs as NCCL's rings do: a tier carries the traffic of a ring of
-the ranks that share its domain, and where ``g`` of them share an inner domain, ``g`` rings each
-drive one link.  The tiers' transfers are pipelined, so the slowest counts; latencies add up.  On a
-tier with measured lines (one NVLink node) the fitted two-protocol line is used instead of nominal
-figures.
+A group inside one fast domain (a node, or a rack with one fast network) costs what the measured
+line of that domain says.  A group over N domains costs what NCCL's own tuning model says (ring,
+tree or in-switch reduction, whichever is fastest), but no less than one domain's measured time for
+the same traffic.
+Where g ranks share a domain, g rings each drive one of its links, so an oversubscribed tier counts
+only as far as the group's own rings fill it.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from planner.costs.lines import nccl
+from planner.costs.nccl_tuning import GENERATIONS, Generation, predict
 from planner.costs.terms import Ref, term
 from planner.costs.topology import Count, Network, members
 from planner.costs.tree import Seconds
-from planner.specs.hardware import CollectiveLine, Tier
+from planner.specs.fits import scale_line
+from planner.specs.hardware import Tier
+from planner.specs.kernel_sets import CollectiveSet
 
-NCCL_TESTS = Ref("nccl-tests doc/PERFORMANCE.md", "bus bandwidth factors")
+NCCL_MODEL = Ref("NVIDIA/nccl v2.30.7", "src/graph/tuning.cc, with measured lines for one node")
+
+POST = 1.0e-6
+"""Host time of one network message [s]: NCCL's netOverhead on an Intel host."""
+NETWORK_LATENCY = 8e-6
+"""Latency of a tier on which NCCL's constants are taken as they are [s]."""
 
 
-def _log2(k: Count) -> Seconds:
+def _log2(k: Count | Seconds) -> Seconds:
     return np.ceil(np.log2(np.maximum(k, 1)))
 
 
-def _line(line: CollectiveLine, ranks: Count, traffic: Seconds) -> tuple[Seconds, Seconds]:
-    """Latency and transfer time of the faster protocol of a measured line [s]."""
-    latency = line.base + line.step * (np.asarray(ranks) - 1.0)
-    low = traffic / line.low_bandwidth
-    high = line.switch + traffic / line.bandwidth
-    return latency, np.minimum(low, high)
+def _generation(net: Network) -> Generation:
+    """NCCL's caps of the devices; other vendors' libraries are taken as Hopper without NVLS."""
+    return GENERATIONS.get(net.generation.lower().split()[0], GENERATIONS["other"])
 
 
-def _stage(
-    tier: Tier, operation: str, ranks: Count, steps: Seconds, traffic: Seconds
-) -> tuple[Seconds, Seconds]:
-    """Latency and transfer time [s] of ``ranks`` peers on one tier; zero for a single rank.
+def _links(tier: Tier, ranks: Count | Seconds) -> Seconds:
+    """Share of a device's links that ``ranks`` peers use: all on a switch, one a peer on a mesh."""
+    if tier.topology != "mesh":
+        return 1.0
+    whole = tier.bandwidth / tier.pair_bandwidth
+    return np.clip(np.asarray(ranks) - 1.0, 1.0, whole) / whole
 
-    ``steps`` is the number of sequential messages, ``traffic`` the bytes a device sends.
-    """
-    alone = np.asarray(ranks) <= 1
+
+def _rate(tier: Tier, ranks: Count | Seconds) -> Seconds:
+    """Bandwidth that one of ``ranks`` devices reaches on a tier [B/s]."""
+    return tier.bandwidth / tier.oversubscription * tier.efficiency * _links(tier, ranks)
+
+
+def _measured(tier: Tier, operation: str) -> CollectiveSet:
+    """The tier's line; on a mesh no faster than its links, and without reduction in a switch."""
+    line = tier.collectives[operation]
+    if tier.topology != "mesh":
+        return line
+    reach = tier.bandwidth * tier.efficiency
+    narrow = scale_line(line, min(1.0, reach / line.bandwidth))
+    return replace(narrow, nvls_bandwidth=0.0)
+
+
+def _one_tier(net: Network, tier: Tier, operation: str, ranks: Seconds, nbytes: Seconds) -> Seconds:
+    """A collective of ``ranks`` inside one domain of a fast tier [s]."""
     if operation in tier.collectives:
-        latency, transfer = _line(tier.collectives[operation], ranks, traffic)
-    else:
-        rate: Seconds = tier.bandwidth / tier.oversubscription * tier.efficiency
-        if tier.topology == "mesh":  # each peer has its own link: k-1 links are in use
-            link = tier.pair_bandwidth * tier.efficiency
-            rate = np.clip((np.asarray(ranks) - 1.0) * link, link, np.maximum(rate, link))
-        latency, transfer = tier.latency * steps, traffic / rate
-    return np.where(alone, 0.0, latency), np.where(alone, 0.0, transfer)
+        line = _measured(tier, operation)
+        return nccl(line, operation, ranks, nbytes, _links(tier, ranks))
+    rate = _rate(tier, ranks)
+    if operation == "all_to_all":
+        sent = (np.asarray(ranks) - 1.0) / ranks * nbytes
+        return np.where(np.asarray(ranks) > 1, tier.latency * _log2(ranks) + sent / rate, 0.0)
+    link = "pcie" if tier.topology == "host" else "nvlink"
+    return predict(operation, ranks, 1.0, nbytes, _generation(net), rate, rate, link)
 
 
-def _hierarchical(
-    net: Network, operation: str, size: Count, stride: Count, nbytes: Seconds, passes: int
-) -> Seconds:
-    """Ring or tree of a reduction-like collective; ``passes`` is 2 for all-reduce, else 1."""
-    latency: Seconds = 0.0
-    transfer: Seconds = 0.0
+def _inside(
+    net: Network, operation: str, counts: tuple[Count, ...], nbytes: Seconds
+) -> tuple[Seconds, Seconds, str]:
+    """Time [s] among the ranks of one fast domain, its ring bandwidth [B/s], its kind of link."""
+    seconds: Seconds = 0.0
+    bus: Seconds = 1.0
+    link = "nvlink"
     inner: Count = 1
-    for tier, outer in zip(net.tiers, members(net, size, stride), strict=True):
-        ranks = np.asarray(outer) // inner
-        traffic = passes * (outer - 1.0) / outer * nbytes / inner
-        ring = passes * (ranks - 1.0)
-        steps = np.minimum(ring, 2 * _log2(ranks)) if operation == "all_reduce" else ring
-        stage_latency, stage_transfer = _stage(tier, operation, ranks, steps, traffic)
-        latency = latency + stage_latency
-        transfer = np.maximum(transfer, stage_transfer)
+    for tier, outer in zip(net.tiers, counts, strict=False):  # the outermost tier that they span
+        here = np.asarray(outer) > inner
+        if not np.any(here):
+            continue
+        ranks = np.asarray(outer, dtype=float)
+        seconds = np.where(here, _one_tier(net, tier, operation, ranks, nbytes), seconds)
+        bus = np.where(here, _rate(tier, outer), bus)
+        link = "pcie" if tier.topology == "host" else link
+        inner = np.maximum(outer, inner)
+    return seconds, bus, link
+
+
+def _reduction(
+    net: Network, operation: str, size: Count, stride: Count, nbytes: Seconds
+) -> Seconds:
+    """All-reduce, all-gather or reduce-scatter."""
+    nbytes = np.asarray(nbytes, dtype=float) * net.slowdown
+    counts = tuple(members(net, size, stride))
+    fast = net.scale_up + 1
+    local = np.asarray(counts[fast - 1], dtype=float)
+    own_share = np.where(local > 1, 1.0 / local, 1.0 / np.asarray(size))
+    sent = (1.0 - 1.0 / np.asarray(size)) / np.maximum(1.0 - own_share, 1e-9)  # over one domain's
+    inside, bus, link = _inside(net, operation, counts[:fast], nbytes * sent)
+    if fast == len(net.tiers) or np.all(local == size):
+        return inside
+    total: Seconds = np.inf
+    latency = NETWORK_LATENCY
+    inner: Count = counts[fast - 1]
+    for tier, outer in zip(net.tiers[fast:], counts[fast:], strict=True):
+        spanned = np.asarray(outer) > inner
+        total = np.minimum(total, np.where(spanned, inner * _rate(tier, outer), np.inf))
+        latency = max(latency, tier.latency) if np.any(spanned) else latency
         inner = outer
-    return latency + net.slowdown * transfer
+    nic = np.where(np.isfinite(total), total, 1.0) / local
+    ranks = np.asarray(size, dtype=float)
+    nodes = ranks / local
+    kind, network = _generation(net), net.tiers[fast].latency / NETWORK_LATENCY
+    many = predict(operation, ranks, nodes, nbytes, kind, bus, nic, link, network)
+    return np.where(nodes > 1, np.maximum(inside, many), inside)
 
 
-@term("sum of latencies + max over tiers of 2 (m-1)/m S / (g B)", NCCL_TESTS)
+@term("max(line(g), NCCL's model(n, N))", NCCL_MODEL)
 def all_reduce(net: Network, size: Count, stride: Count, nbytes: Seconds) -> Seconds:
     """Sum a buffer over a group and leave the result everywhere [s].
 
@@ -80,40 +136,41 @@ def all_reduce(net: Network, size: Count, stride: Count, nbytes: Seconds) -> Sec
     nbytes : float or (n,)
         The buffer on every rank [B].
     """
-    return _hierarchical(net, "all_reduce", size, stride, nbytes, passes=2)
+    return _reduction(net, "all_reduce", size, stride, nbytes)
 
 
-@term("sum of latencies + max over tiers of (m-1)/m S / (g B)", NCCL_TESTS)
+@term("max(line(g), NCCL's model(n, N))", NCCL_MODEL)
 def all_gather(net: Network, size: Count, stride: Count, nbytes: Seconds) -> Seconds:
     """Collect a buffer of ``nbytes`` in total [B] from the shards of a group on every rank [s]."""
-    return _hierarchical(net, "all_gather", size, stride, nbytes, passes=1)
+    return _reduction(net, "all_gather", size, stride, nbytes)
 
 
-@term("sum of latencies + max over tiers of (m-1)/m S / (g B)", NCCL_TESTS)
+@term("max(line(g), NCCL's model(n, N))", NCCL_MODEL)
 def reduce_scatter(net: Network, size: Count, stride: Count, nbytes: Seconds) -> Seconds:
     """Sum a buffer of ``nbytes`` on every rank [B] and leave one shard on each [s]."""
-    return _hierarchical(net, "reduce_scatter", size, stride, nbytes, passes=1)
+    return _reduction(net, "reduce_scatter", size, stride, nbytes)
 
 
 @term(
-    "max over tiers of S (m_i - m_(i-1)) / n / B_i + latencies",
+    "max(line(g, S g/n), max over outer tiers of S (m_i - m_(i-1)) / n / B_i) + posts",
     Ref("Tutel, arXiv 2206.03382", "section 4.3 and appendix A"),
 )
 def all_to_all(net: Network, size: Count, stride: Count, nbytes: Seconds) -> Seconds:
     """Every rank sends an equal part of its ``nbytes`` [B] to every rank, itself included [s]."""
+    nbytes = np.asarray(nbytes, dtype=float) * net.slowdown
+    counts = tuple(members(net, size, stride))
+    fast = net.scale_up + 1
+    local = np.asarray(counts[fast - 1], dtype=float)
+    seconds, _, _ = _inside(net, "all_to_all", counts[:fast], nbytes * local / size)
     latency: Seconds = 0.0
-    transfer: Seconds = 0.0
-    inner: Count = 1
-    for tier, outer in zip(net.tiers, members(net, size, stride), strict=True):
-        peers = np.asarray(outer) - inner
-        traffic = peers / np.asarray(size, dtype=float) * nbytes
-        stage_latency, stage_transfer = _stage(
-            tier, "all_to_all", peers + 1, _log2(peers + 1), traffic
-        )
-        latency = latency + stage_latency
-        transfer = np.maximum(transfer, stage_transfer)
+    inner: Count = counts[fast - 1]
+    for tier, outer in zip(net.tiers[fast:], counts[fast:], strict=True):
+        peers = np.asarray(outer, dtype=float) - inner
+        transfer = peers / size * nbytes / _rate(tier, outer)
+        seconds = np.maximum(seconds, transfer)
+        latency = latency + np.where(peers > 0, tier.latency, 0.0) + POST * peers
         inner = outer
-    return latency + net.slowdown * transfer
+    return latency + seconds
 
 
 @term("ceil(log2 n) alpha + S / B", Ref("Thakur et al. 2005, IJHPCA 19(1)", "section 4, broadcast"))
@@ -124,9 +181,10 @@ def broadcast(net: Network, size: Count, stride: Count, nbytes: Seconds) -> Seco
     inner: Count = 1
     for tier, outer in zip(net.tiers, members(net, size, stride), strict=True):
         ranks = np.asarray(outer) // inner
-        stage_latency, stage_transfer = _stage(tier, "broadcast", ranks, _log2(ranks), nbytes)
-        latency = latency + stage_latency
-        transfer = np.maximum(transfer, stage_transfer)
+        spanned = ranks > 1
+        latency = latency + np.where(spanned, tier.latency * _log2(ranks), 0.0)
+        rate = _rate(tier, ranks)
+        transfer = np.maximum(transfer, np.where(spanned, nbytes / rate, 0.0))
         inner = outer
     return latency + net.slowdown * transfer
 

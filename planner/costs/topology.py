@@ -31,6 +31,8 @@ class Network:
     """Transfer time inside a job over that of an isolated benchmark."""
     nodes: float = 1.0
     """Servers that the job runs on."""
+    generation: str = ""
+    """Of the devices, whose links NCCL's model knows."""
 
     @property
     def scale_up(self) -> int:
@@ -54,7 +56,8 @@ def network(cluster: Cluster, devices: int, slowdown: float = 1.0) -> Network:
         inner = fitting[-1] if fitting else inner
         domains.append(inner)
     nodes = max(1.0, devices / cluster.devices_per_node)
-    return Network(cluster.tiers, (*domains, devices), devices, slowdown, nodes)
+    generation = cluster.accelerator.generation
+    return Network(cluster.tiers, (*domains, devices), devices, slowdown, nodes, generation)
 
 
 @term(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from planner.costs.kernels import peak
 from planner.errors import PlannerError
@@ -18,7 +19,8 @@ from planner.training.flops import recomputed_flops, step_flops
 class Prediction:
     """A row with what the planner says about it; ``predicted`` is None where it was skipped."""
 
-    row: Row
+    row: Any
+    """What was measured, by kind of table; all have ``id, source, metric, value, assumed``."""
     predicted: float | None
     reason: str = ""
     """Why it was skipped."""

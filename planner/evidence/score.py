@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from planner.evidence.predict import Prediction
 from planner.evidence.tables import MEMORY_METRICS, TIME_METRICS
+from planner.specs.measurements import SHAPES
 
 SET_A = frozenset({"zero", "precision"})
 """A time row belongs to set A when its source leaves at most these unstated."""
@@ -83,7 +84,7 @@ def grouped(
 
 
 def is_time(prediction: Prediction) -> bool:
-    return prediction.row.metric in TIME_METRICS
+    return prediction.row.metric in (*TIME_METRICS, *SHAPES)
 
 
 def time_rows(predictions: Sequence[Prediction]) -> list[Prediction]:

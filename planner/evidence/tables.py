@@ -16,6 +16,7 @@ DATA = Path(__file__).parent / "data"
 """The project's own copy of the public tables."""
 
 TRAINING_TABLES = ("training", "training_oom")
+KERNEL_TABLE = "kernels"
 
 TIME_METRICS = ("iteration_s", "tokens_per_s_per_device")
 UTILISATION_METRICS = ("model_tflops_per_device", "hardware_tflops_per_device", "mfu")

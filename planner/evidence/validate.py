@@ -11,9 +11,16 @@ from typing import Any
 
 from planner.errors import PlannerError
 from planner.evidence.cases import Library
+from planner.evidence.kernels import predict_kernels
 from planner.evidence.predict import Prediction, predict_rows
 from planner.evidence.score import grouped, table
-from planner.evidence.tables import DATA, TRAINING_TABLES, count_rows, read_training
+from planner.evidence.tables import (
+    DATA,
+    KERNEL_TABLE,
+    TRAINING_TABLES,
+    count_rows,
+    read_training,
+)
 from planner.specs.catalog import find_cluster
 from planner.specs.hardware import Cluster
 from planner.specs.model import ModelSpec
@@ -21,7 +28,6 @@ from planner.specs.workload import SOFTWARE
 
 OTHER_TABLES = {
     "serving": "the planner does not predict serving yet",
-    "kernels": "kernel times are fitted in the hardware database, not validated here yet",
 }
 """Tables that are counted and skipped, with the reason."""
 
@@ -78,7 +84,7 @@ def validate(directory: str | Path | None = None, only: str | None = None) -> Re
         When the folder holds no table, ``only`` names none, or a table cannot be read.
     """
     folder = DATA if directory is None else Path(directory)
-    names = [*TRAINING_TABLES, *OTHER_TABLES]
+    names = [*TRAINING_TABLES, KERNEL_TABLE, *OTHER_TABLES]
     if only is not None and only not in names:
         raise PlannerError(f"--only: found {only!r}, expected one of {', '.join(names)}.")
     wanted = [n for n in names if only in (None, n) and (folder / f"{n}.csv").is_file()]
@@ -91,6 +97,8 @@ def validate(directory: str | Path | None = None, only: str | None = None) -> Re
         path = folder / f"{name}.csv"
         if name in TRAINING_TABLES:
             tables[name] = predict_rows(read_training(path), library)
+        elif name == KERNEL_TABLE:
+            tables[name] = predict_kernels(path)
         else:
             unread[name] = count_rows(path)
     return Report(tables, unread)
@@ -130,7 +138,7 @@ def render(report: Report) -> str:
     for name, rows in report.tables.items():
         found = table(rows)
         lines += [name, _line("all scored rows", found)]
-        for label in ("headline", "set_a", "set_b", "memory"):
+        for label in ("headline", "set_a", "set_b", "memory") if name != KERNEL_TABLE else ():
             lines.append(_line(label, found[label]))
         medians = found["set_a"]["median_of_source_medians"]
         if medians is not None:
@@ -155,24 +163,3 @@ def _line(label: str, values: dict[str, Any]) -> str:
         f"{head}  median {values['median_ape']:6.1%}  mean {values['mape']:6.1%}"
         f"  p90 {values['p90_ape']:6.1%}  bias {bias:6s} rank {spearman}"
     )
-
-
-def main(arguments: list[str]) -> str:
-    """``python -m planner.evidence.validate``: the figures as text."""
-    import argparse
-
-    parser = argparse.ArgumentParser(prog="planner.evidence.validate")
-    parser.add_argument("--evidence", metavar="DIR", help="tables instead of the own copy")
-    parser.add_argument("--only", metavar="TABLE")
-    parser.add_argument("--rows", type=Path, metavar="FILE", help="write every row as CSV")
-    options = parser.parse_args(arguments)
-    report = validate(options.evidence, options.only)
-    if options.rows:
-        report.write_rows(options.rows)
-    return render(report)
-
-
-if __name__ == "__main__":
-    import sys
-
-    sys.stdout.write(main(sys.argv[1:]) + "\n")

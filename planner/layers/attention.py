@@ -178,10 +178,10 @@ def _linear(setting: Setting, spec: LinearAttention, sharding: Sharding) -> Part
     enter = projection(setting, "input projection", tokens, columns, hidden)
     leave = projection(setting, "output projection", tokens, hidden, rows)
     device = setting.device
-    kernel = kernels.parameters(device, "attention", "bf16")
+    kernel = kernels.parameters(device, "attention_prefill", "bf16")
     flops = tokens * spec.recurrence_flops / sharding.tp
     nbytes = 2.0 * tokens * (columns + rows)
-    scan = kernels.smooth_roofline(device, kernel, "bf16", flops, nbytes)
+    scan = kernels.roofline(device, kernel, "bf16", flops, nbytes)
     kept = 2.0 * tokens * (columns + rows)
     core = Core(
         leaf(f"{spec.name} scan", scan, "compute"),

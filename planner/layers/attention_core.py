@@ -73,7 +73,7 @@ def merge_time(setting: Setting, sharding: Sharding, output_bytes: Seconds) -> S
     ``output_bytes`` is one rank's attention output in 16 bits; a step reads and writes it in fp32
     and reads the step's own.
     """
-    kernel = kernels.parameters(setting.device, "attention", "bf16")
+    kernel = kernels.parameters(setting.device, "attention_prefill", "bf16")
     step = kernel.launch + kernels.elementwise(setting.device, 6.0 * output_bytes)
     return (sharding.cp - 1.0) * step
 
@@ -115,19 +115,24 @@ def softmax_core(setting: Setting, sharding: Sharding, heads: Heads) -> Core:
 def _fused(setting: Setting, sharding: Sharding, heads: Heads) -> Core:
     """One kernel that keeps no scores."""
     job, queries = setting.job, setting.job.seq_len / sharding.cp
-    attended = kernels.attended_keys(float(job.seq_len), heads.window, job.causal)
+    others = (job.seq_len - queries) * (
+        0.5 if job.causal else 1.0
+    )  # keys of other ranks, on average
 
     def core(passes: float) -> Seconds:
-        return job.software.attention_slowdown * kernels.attention(
+        return job.software.attention_slowdown * kernels.prefill_attention(
             setting.device,
+            "bf16",
             sharding.micro_batch,
+            queries,
             heads.query,
             heads.kv,
-            queries,
-            attended,
             heads.key_dim,
             heads.value_dim,
-            passes,
+            cached=others,
+            window=heads.window or np.inf,
+            causal=job.causal,
+            passes=passes,
         )
 
     log_sums = 4.0 * sharding.tokens(job.seq_len) * heads.query  # log-sum-exp in fp32
@@ -148,10 +153,7 @@ def _unfused(setting: Setting, sharding: Sharding, heads: Heads) -> Core:
     scores = rows * columns
 
     def product(depth: int) -> Seconds:
-        batches = sharding.micro_batch * heads.query
-        nbytes = 2.0 * scores + 2.0 * depth * (rows + batches * columns)
-        kernel = kernels.parameters(device, "gemm", "bf16")
-        return kernels.smooth_roofline(device, kernel, "bf16", 2.0 * rows * columns * depth, nbytes)
+        return kernels.gemm(device, "bf16", rows, columns, float(depth))
 
     def both(name: str, times: float, per_score: float) -> Cost:
         products = times * (product(heads.key_dim) + product(heads.value_dim))

@@ -11,6 +11,7 @@ import numpy as np
 
 from planner.costs import collectives, kernels, topology
 from planner.costs.imbalance import busiest
+from planner.costs.routing import distinct_groups
 from planner.costs.terms import Ref, term
 from planner.costs.tree import Seconds, leaf, seq
 from planner.layers.linear import projection
@@ -36,23 +37,14 @@ def distinct_domains(spec: MixtureOfExperts, domains: Array) -> Array:
     domains : (n,)
         Domains R over which the experts are spread evenly.
     """
-    distinct = _touched(spec.experts, spec.top_k, domains)
+    distinct = distinct_groups(domains, spec.top_k, spec.experts)
     if spec.route_groups is None:
         return distinct
     allowed, groups = spec.route_groups
     reachable = np.where(
-        domains <= groups, _touched(groups, allowed, domains), domains * allowed / groups
+        domains <= groups, distinct_groups(domains, allowed, groups), domains * allowed / groups
     )
     return np.minimum(distinct, reachable)
-
-
-def _touched(items: int, drawn: int, domains: Array) -> Array:
-    """Domains that hold one of ``drawn`` of ``items``, drawn without replacement, on average."""
-    missed = np.ones_like(domains)
-    inside = items / domains
-    for already in range(drawn):
-        missed = missed * np.maximum(0.0, items - inside - already) / (items - already)
-    return domains * (1.0 - missed)
 
 
 @term(
@@ -105,8 +97,16 @@ def moe_part(
     width = spec.width / etp
     matrices = 3 if spec.gated else 2
 
-    experts = kernels.expert_feedforward(
-        device, precision.matrix, rows, np.minimum(local, rows), inside, width, matrices
+    experts = kernels.experts(
+        device,
+        precision.matrix,
+        rows,
+        np.minimum(local, rows),
+        local,
+        inside,
+        width,
+        matrices,
+        permute=False,  # counted below, with the copies of other ranks
     )
     if precision.cast_bytes:
         experts = experts + kernels.elementwise(device, precision.cast_bytes * rows * inside)

@@ -9,41 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-
-@dataclass(frozen=True)
-class SmoothRoofline:
-    """t = launch + ((F / (compute * peak))^p + (B / (memory * bandwidth))^p)^(1/p).
-
-    The smooth maximum of compute and memory time with a constant launch cost; ``p`` is
-    ``smoothness``.  Efficiencies are fractions of the datasheet peak.
-    """
-
-    compute: float
-    memory: float
-    launch: float
-    smoothness: float
-    head_dim_exponent: float = 0.0
-    """Attention only: heads narrower than 128 reach ``(d / 128) ** exponent`` of the rate."""
-    source: str = "assumed"
-    error: float | None = None
-    """Mean absolute percentage error on rows that were not fitted, as a fraction."""
-
-
-@dataclass(frozen=True)
-class CollectiveLine:
-    """t = min over two protocols of base + step * (n - 1) + [switch] + traffic / bandwidth.
-
-    The first protocol (low latency) uses ``low_bandwidth``; the second adds ``switch`` seconds and
-    runs at ``bandwidth``.  Traffic is 2 (n-1)/n S for all_reduce and (n-1)/n S otherwise.
-    """
-
-    base: float
-    step: float
-    low_bandwidth: float
-    switch: float
-    bandwidth: float
-    source: str = "assumed"
-    error: float | None = None
+from planner.specs.kernel_sets import CollectiveSet, KernelSet
 
 
 @dataclass(frozen=True)
@@ -73,8 +39,8 @@ class Accelerator:
     l2_cache: float | None
     host_bandwidth: float
     power: float | None
-    kernels: Mapping[str, Mapping[str, SmoothRoofline]]
-    """Measured kernel parameters: family (gemm, attention, grouped_gemm, elementwise) -> dtype."""
+    kernels: Mapping[str, Mapping[str, Mapping[str, KernelSet]]]
+    """Parameter sets: family (gemm, attention_prefill, ...) -> library -> datatype."""
     price: Price | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     """Field path -> source id, for every number."""
@@ -99,7 +65,7 @@ class Tier:
     """Worst ratio of injected to available bandwidth in this tier (7 for a 7:1 fabric)."""
     efficiency: float = 0.8
     """Achieved over nominal bandwidth of a large transfer."""
-    collectives: Mapping[str, CollectiveLine] = field(default_factory=dict)
+    collectives: Mapping[str, CollectiveSet] = field(default_factory=dict)
     """Measured lines by operation: all_reduce, all_gather, reduce_scatter, all_to_all."""
     sources: Mapping[str, str] = field(default_factory=dict)
 

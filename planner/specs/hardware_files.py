@@ -1,8 +1,9 @@
 """From the YAML files of hardware_db to the dataclasses of :mod:`planner.specs.hardware`.
 
 ``accelerators/`` holds devices, ``nodes/`` the tiers inside one server, ``clusters/`` the names of
-both and the tiers around them.  A device without measurements names its nearest relative as
-``kernels_like``, a tier as ``collectives_like: NODE.TIER``; see :mod:`planner.specs.measured`.
+both and the tiers around them, ``fits/`` the parameter sets of devices and nodes.  A device without
+sets names its nearest relative as ``kernels_like``, a tier as ``collectives_like: NODE.TIER``; see
+:mod:`planner.specs.fits`.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from planner.specs.blocks import (
     read_leaf,
     require,
 )
-from planner.specs.folders import find_item
-from planner.specs.hardware import Accelerator, Cluster, Price, Tier
-from planner.specs.hardware_schema import ACCELERATOR, CLUSTER, PRICE, TIER
-from planner.specs.measured import (
+from planner.specs.fits import (
     Kernels,
-    Lines,
-    borrow_kernels,
+    borrow,
     borrow_lines,
-    read_kernels,
+    read_fits,
     read_lines,
     scale_line,
 )
+from planner.specs.folders import find_item
+from planner.specs.hardware import Accelerator, Cluster, Price, Tier
+from planner.specs.hardware_schema import ACCELERATOR, CLUSTER, PRICE, TIER
+from planner.specs.kernel_sets import CollectiveSet
 
 __all__ = ["check_sizes", "load_accelerator", "load_cluster", "load_tiers", "scale_line"]
 
@@ -77,7 +78,7 @@ def load_accelerator(path: Path, folders: Sequence[Path]) -> Accelerator:
         l2_cache=found.get("l2_cache"),
         host_bandwidth=found["host_bandwidth"],
         power=found.get("power"),
-        kernels=_kernels(place, values, folders),
+        kernels=_kernels(path.stem, values, folders, place),
         price=_price(place, data),
         sources=_sources(values),
     )
@@ -146,17 +147,30 @@ def _tiers(
     lenders: Lenders = (),
 ) -> tuple[Tier, ...]:
     """Tiers in the order of the file; ``whole`` is the size of the last where that is open."""
+    lines = read_lines(place.file.stem, folders)
     place = place / "tiers"
     found = as_mapping(place, entries)
     last = next(reversed(found), None)
     return tuple(
-        _tier(place / name, entry, folders, whole if name == last else None, lenders)
+        _tier(
+            place / name,
+            entry,
+            lines.get(name, {}),
+            folders,
+            whole if name == last else None,
+            lenders,
+        )
         for name, entry in found.items()
     )
 
 
 def _tier(
-    place: Place, entry: object, folders: Sequence[Path], whole: Value | None, lenders: Lenders
+    place: Place,
+    entry: object,
+    lines: Mapping[str, CollectiveSet],
+    folders: Sequence[Path],
+    whole: Value | None,
+    lenders: Lenders,
 ) -> Tier:
     blocks = as_mapping(place, entry)
     check_keys(place, blocks, BLOCKS)
@@ -174,28 +188,40 @@ def _tier(
         pair_bandwidth=found.get("pair_bandwidth", found["bandwidth"]),
         oversubscription=found.get("oversubscription", 1.0),
         efficiency=found["efficiency"],
-        collectives=_collectives(place, values, folders, lenders),
+        collectives=_collectives(place, lines, values, folders, lenders),
         sources=_sources(values),
     )
 
 
 def _kernels(
-    place: Place, values: Mapping[str, Value], folders: Sequence[Path], lenders: Lenders = ()
+    name: str,
+    values: Mapping[str, Value],
+    folders: Sequence[Path],
+    place: Place,
+    lenders: Lenders = (),
 ) -> Kernels:
-    own = read_kernels(place, values)
+    """A device's own sets, and behind them its relative's."""
+
+    def sets_of(relative: str, place: Place, lenders: Lenders) -> Kernels:
+        path = find_item("accelerators", relative, folders)
+        lenders = _lend(place, path.stem, lenders)
+        there, data = _read_accelerator(path, folders)
+        return _kernels(path.stem, read_blocks(there, data, ACCELERATOR), folders, there, lenders)
+
+    own = read_fits(name, folders, lambda other: sets_of(other, place / "fits", lenders))
     if "kernels_like" not in values:
         return own
-    relative = find_item("accelerators", values["kernels_like"].value, folders)
-    lenders = _lend(place / "kernels_like", relative.stem, lenders)
-    there, data = _read_accelerator(relative, folders)
-    theirs = _kernels(there, read_blocks(there, data, ACCELERATOR), folders, lenders)
-    return borrow_kernels(own, theirs, relative.stem)
+    relative = values["kernels_like"].value
+    return borrow(own, sets_of(relative, place / "kernels_like", lenders), relative)
 
 
 def _collectives(
-    place: Place, values: Mapping[str, Value], folders: Sequence[Path], lenders: Lenders
-) -> Lines:
-    own = read_lines(place, values)
+    place: Place,
+    own: Mapping[str, CollectiveSet],
+    values: Mapping[str, Value],
+    folders: Sequence[Path],
+    lenders: Lenders,
+) -> Mapping[str, CollectiveSet]:
     if "collectives_like" not in values:
         return own
     place, relative = place / "collectives_like", values["collectives_like"].value

@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 from planner.errors import PlannerError
+from planner.specs.fits import scale_line
 from planner.specs.folders import near
 from planner.specs.hardware import Accelerator, Cluster, Price, Tier
 from planner.specs.hardware_files import check_sizes
-from planner.specs.hardware_schema import ROOFLINE
-from planner.specs.measured import ROOFLINE_FIELDS, scale_line
+from planner.specs.kernel_sets import Fit, KernelSet, parameters_of
 from planner.units import parse_quantity
 
 USER = "user"
@@ -49,7 +49,8 @@ def override(cluster: Cluster, settings: Mapping[str, Any]) -> Cluster:
         What to change; it stays as it is.
     settings
         Field -> quantity with a unit.  A field is one of the device (``memory_bandwidth``,
-        ``peak.bf16``, ``kernels.gemm.bf16.compute``), of a tier (``tiers.fabric.latency`` or
+        ``peak.bf16``, ``kernels.gemm.bf16.compute`` for the library that is used unless another
+        is named, ``kernels.gemm.vllm.bf16.compute``), of a tier (``tiers.fabric.latency`` or
         ``fabric.latency``), ``max_devices`` or ``price``, each with or without ``hardware.``
         before it.
 
@@ -66,18 +67,13 @@ def override(cluster: Cluster, settings: Mapping[str, Any]) -> Cluster:
 def _override_one(cluster: Cluster, field: str, text: Any) -> Cluster:
     name = field.removeprefix("hardware.").removeprefix("tiers.")
     device, tiers = cluster.accelerator, {tier.name: tier for tier in cluster.tiers}
-    kernels = {
-        f"kernels.{family}.{dtype}.{key}": ROOFLINE[key]
-        for family, by_dtype in device.kernels.items()
-        for dtype in by_dtype
-        for key in ROOFLINE_FIELDS
-    }
+    kernels = _kernel_fields(device)
     known = {
         "max_devices": "count",
         "price": "usd/h",
         **DEVICE_FIELDS,
         **{f"peak.{dtype}": "flop/s" for dtype in device.peak},
-        **kernels,
+        **{field: kind for field, (kind, _) in kernels.items()},
         **{f"{tier}.{key}": kind for tier in tiers for key, kind in TIER_FIELDS.items()},
     }
     if name not in known:
@@ -96,7 +92,40 @@ def _override_one(cluster: Cluster, field: str, text: Any) -> Cluster:
     if name == "price":
         price = Price(per_hour=value, date="", provider_class=USER, source=USER)
         return replace(cluster, price=price)
+    if name in kernels:
+        changed = _override_kernel(device, kernels[name][1], value)
+        return replace(cluster, accelerator=changed)
     return replace(cluster, accelerator=_override_device(device, name, value))
+
+
+Place = tuple[str, str, str, str]
+"""Family, library, datatype and field of a kernel's number."""
+
+
+def _kernel_fields(device: Accelerator) -> dict[str, tuple[str, Place]]:
+    """Dimension and place of every kernel number by name, with the library and without."""
+    found: dict[str, tuple[str, Place]] = {}
+    for family, libraries in device.kernels.items():
+        for library, sets in libraries.items():
+            for dtype, one in sets.items():
+                for field in parameters_of(type(one)):
+                    kind = field.metadata.get("kind")
+                    if not isinstance(kind, str):
+                        continue
+                    known = (kind, (family, library, dtype, field.name))
+                    found[f"kernels.{family}.{library}.{dtype}.{field.name}"] = known
+                    found.setdefault(f"kernels.{family}.{dtype}.{field.name}", known)
+    return found
+
+
+def _override_kernel(device: Accelerator, place: Place, value: float) -> Accelerator:
+    family, library, dtype, field = place
+    libraries = device.kernels[family]
+    numbers: dict[str, Any] = {field: value, "fit": Fit(source=USER)}
+    changed: KernelSet = replace(libraries[library][dtype], **numbers)
+    sets = {**libraries[library], dtype: changed}
+    kernels = {**device.kernels, family: {**libraries, library: sets}}
+    return replace(device, kernels=kernels)
 
 
 def _resize(cluster: Cluster, resized: Tier, devices: int, where: str) -> Cluster:
@@ -125,14 +154,8 @@ def _override_tier(tier: Tier, field: str, value: float) -> Tier:
 
 
 def _override_device(device: Accelerator, name: str, value: float) -> Accelerator:
-    head, *path = name.split(".")
+    head, _, dtype = name.partition(".")
     numbers: dict[str, Any] = {head: int(value) if head == "cores" else value}
     if head == "peak":
-        numbers = {"peak": {**device.peak, path[0]: value}}
-    elif head == "kernels":
-        family, dtype, field = path
-        changes: dict[str, Any] = {field: value, "source": USER}
-        kernel = replace(device.kernels[family][dtype], **changes)
-        by_dtype = {**device.kernels[family], dtype: kernel}
-        numbers = {"kernels": {**device.kernels, family: by_dtype}}
+        numbers = {"peak": {**device.peak, dtype: value}}
     return replace(device, sources={**device.sources, name: USER}, **numbers)

@@ -95,7 +95,7 @@ SOFTWARE = {
             fused_attention=False,
             overlaps_gradients=False,
             dropout=True,
-            traffic=1.3,
+            traffic=1.15,
             host=1.2e-3,
         ),
     )

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from planner.costs import memory
+from planner.costs import kernels, memory
 from planner.results.format import show
 from planner.results.plan import Assumption
+from planner.specs.fits import scale_line
 from planner.specs.hardware import Cluster, Tier
-from planner.specs.hardware_files import scale_line
 from planner.specs.parallelism import Configuration, experts_of
 from planner.specs.workload import TrainingJob
 from planner.training import fitted
@@ -121,20 +121,22 @@ def _workload_items(request: Request) -> Iterator[_Item]:
 def _kernel_items(request: Request) -> Iterator[_Item]:
     """Kernel efficiencies that were assumed or borrowed from another device."""
     job, device = request.job, request.cluster.accelerator
-    families = ["gemm", "attention", "elementwise"]
+    families = {"gemm": job.precision.matrix, "attention_prefill": "bf16", "elementwise": "bf16"}
     if experts_of(request.model):
-        families.append("grouped_gemm")
-    for family in families:
-        table = device.kernels.get(family, {})
-        dtype = job.precision.matrix if job.precision.matrix in table else "bf16"
-        kernel = table.get(dtype)
-        if kernel is None or not kernel.source.startswith((ASSUMED, "like ")):
+        families["experts"] = job.precision.matrix
+    for family, dtype in families.items():
+        kernel = kernels.parameters(device, family, dtype)
+        if not kernel.source.startswith((ASSUMED, "like ")):
             continue
         field = "memory" if family == "elementwise" else "compute"
         value = getattr(kernel, field)
         lower = replace(kernel, **{field: value * (1.0 - TENTH)})
-        kernels = {**device.kernels, family: {**table, dtype: lower}}
-        cluster = replace(request.cluster, accelerator=replace(device, kernels=kernels))
+        changed = {
+            library: {name: lower if one is kernel else one for name, one in sets.items()}
+            for library, sets in device.kernels[family].items()
+        }
+        slower = replace(device, kernels={**device.kernels, family: changed})
+        cluster = replace(request.cluster, accelerator=slower)
         yield _Item(
             Assumption(f"efficiency of {family}, {dtype}", f"{value:.3g} of peak", kernel.source),
             (cluster, job),

@@ -124,7 +124,8 @@ def held(
     if device.share != 1.0:
         forward, backward, weight = (device.share * v for v in (forward, backward, weight))
     if moved.synchronous:
-        forward, backward = forward + where.synchronise, backward + where.synchronise
+        wait = where.synchronise()
+        forward, backward = forward + wait, backward + wait
     if schedule.hides_exchange or (overlaps_exchange and where.p > 1):
         exchange = device.share * sums.exchange
         work = forward + backward

@@ -15,9 +15,9 @@ from planner.training.columns import Columns
 
 Collective = Callable[[Network, Count, Count, Seconds], Seconds]
 
-BIG = 2.0**30
-"""Gradient and weight buffers are long enough for the bandwidth regime: collectives over them are
-evaluated as the line through one and two GiB."""
+BIG = 2.0**31
+"""Collectives over gradient and weight buffers are evaluated as the time of an empty buffer and
+the rate of one of two GiB: a line that no faster hardware raises."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,13 @@ class Line:
 
 
 def long_line(collective: Collective, net: Network, size: Count, stride: Count) -> Line:
-    """A collective over long buffers as a line."""
-    one = collective(net, size, stride, BIG)
-    two = collective(net, size, stride, 2.0 * BIG)
-    per_byte = (two - one) / BIG
-    return Line(np.asarray(one - per_byte * BIG), np.asarray(per_byte))
+    """A collective over long buffers as a line, evaluated once for every distinct group."""
+    sizes, strides = np.broadcast_arrays(np.asarray(size), np.asarray(stride))
+    _, first, where = np.unique(sizes * (net.devices + 1) + strides, True, True)
+    few = sizes.ravel()[first], strides.ravel()[first]
+    empty, full = (np.zeros(len(first)) + collective(net, *few, nbytes) for nbytes in (1.0, BIG))
+    where = where.reshape(sizes.shape)
+    return Line(empty[where], full[where] / BIG)
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class Spread:
     """One hand-over between neighbouring stages [s]."""
     hand_over: Array
     """Its latency alone, which no schedule hides [s]."""
-    synchronise: Array
-    """One all-reduce of a hand-over's bytes over the pipeline [s]."""
+    synchronise: Callable[[], Seconds]
+    """One all-reduce of a hand-over's bytes over the pipeline [s], which few schedules need."""
 
 
 def spread(setting: Setting, columns: Columns, p: int) -> Spread:
@@ -77,14 +79,11 @@ def spread(setting: Setting, columns: Columns, p: int) -> Spread:
             long_line(collective, net, expert_shards, meshed),
         )
 
-    transfer = hand_over = synchronise = np.zeros(len(rows))
+    transfer = hand_over = np.zeros(len(rows))
     if p > 1:
         span = (p - 1) * dense * dp  # some hop crosses every domain that the pipeline spans
         hand_over = np.asarray(collectives.point_to_point(net, span, 0.0 * columns.boundary))
         transfer = np.asarray(collectives.point_to_point(net, span, columns.boundary))
-        synchronise = np.asarray(
-            collectives.all_reduce(net, np.full(len(rows), p), dense * dp, columns.boundary)
-        )
     return Spread(
         p,
         dp.astype(float),
@@ -96,5 +95,5 @@ def spread(setting: Setting, columns: Columns, p: int) -> Spread:
         both(collectives.all_reduce),
         transfer,
         hand_over,
-        synchronise,
+        lambda: collectives.all_reduce(net, np.full(len(rows), p), dense * dp, columns.boundary),
     )

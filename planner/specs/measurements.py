@@ -1,0 +1,167 @@
+"""Measured times of kernels and collectives as a table: its columns, its shapes, how it is read.
+
+One row is one time.  The columns are ``op, accelerator, library, dtype, shape, latency_s``; a shape
+is ``key=value`` pairs joined by semicolons, a library its name and version.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.errors import PlannerError
+from planner.specs.folders import near
+
+COLUMNS = ("op", "accelerator", "library", "dtype", "shape", "latency_s")
+_IGNORED = ("source", "notes", "id")
+"""Columns that a table may have besides."""
+
+SHAPES: dict[str, tuple[str, ...]] = {
+    "gemm": ("m", "n", "k"),
+    "attention_prefill": (
+        "batch", "query_len", "cached_len", "heads", "kv_heads", "head_dim", "kv_dtype", "window",
+    ),
+    "attention_decode": (
+        "batch", "kv_len", "heads", "kv_heads", "head_dim", "kv_dtype", "window",
+    ),
+    "mla_prefill": ("batch", "query_len", "cached_len", "heads", "kv_dtype"),
+    "mla_decode": ("batch", "kv_len", "heads", "kv_dtype"),
+    "moe": (
+        "tokens", "hidden", "expert_width", "topk", "experts", "moe_tp", "ep", "routing", "kernel",
+    ),
+    "memory": ("bytes",),
+    "nccl": ("collective", "ranks", "bytes"),
+    "custom_allreduce": ("ranks", "bytes", "kernel"),
+    "deepep_ll_dispatch": ("nodes", "ranks", "tokens_per_rank", "hidden", "topk", "experts"),
+    "deepep_ll_combine": ("nodes", "ranks", "tokens_per_rank", "hidden", "topk", "experts"),
+}  # fmt: skip
+"""Parts of a shape by operation, in the order in which a table writes them."""
+
+TEXTS = ("kv_dtype", "routing", "kernel", "collective")
+_UNSAID: dict[str, Any] = {"window": 0, "cached_len": 0, "kernel": ""}
+"""Parts that a shape may leave out, and what that means."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of one operation, device, library and datatype, as arrays of shape ``(n,)``."""
+
+    op: str
+    accelerator: str
+    library: str
+    dtype: str
+    shape: Mapping[str, NDArray[Any]]
+    seconds: NDArray[np.float64]
+    lines: NDArray[np.int64]
+    """Lines of the file."""
+
+    @property
+    def name(self) -> str:
+        """What the rows are of, for reports."""
+        return f"{self.op}, {self.accelerator}, {self.library}, {self.dtype}"
+
+
+def read(path: Path) -> list[Group]:
+    """The rows of a measurement table by operation, device, library and datatype.
+
+    Raises
+    ------
+    PlannerError
+        Naming the file, the line and the cell: an unknown or missing column, operation or part of
+        a shape, or a time that is not positive.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            _check_columns(path, reader.fieldnames or ())
+            found: dict[tuple[str, ...], list[tuple[dict[str, Any], float, int]]] = {}
+            for line, cells in enumerate(reader, start=2):
+                key = tuple(str(cells[name] or "").strip() for name in COLUMNS[:4])
+                row = _row(f"{path}: line {line}", cells)
+                found.setdefault(key, []).append((*row, line))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise PlannerError(f"{path}: cannot be read as CSV: {error}") from error
+    if not found:
+        raise PlannerError(f"{path}: found no rows, expected measured times")
+    return [_group(key, rows) for key, rows in found.items()]
+
+
+def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as a table."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in rows:
+            writer.writerow([*(row[name] for name in COLUMNS[:-1]), f"{row['latency_s']:.6g}"])
+
+
+def _check_columns(path: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if name not in (*COLUMNS, *_IGNORED):
+            raise PlannerError(
+                f"{path}: unknown column {name!r}{near(str(name), COLUMNS)}; "
+                f"expected {', '.join(COLUMNS)}, times in seconds"
+            )
+    for name in COLUMNS:
+        if name not in names:
+            raise PlannerError(
+                f"{path}: missing column {name!r}; expected {', '.join(COLUMNS)}, times in seconds"
+            )
+
+
+def _row(where: str, cells: Mapping[str, str]) -> tuple[dict[str, Any], float]:
+    operation = (cells["op"] or "").strip()
+    if operation not in SHAPES:
+        raise PlannerError(
+            f"{where}: op: found {operation!r}{near(operation, SHAPES)}, "
+            f"expected one of: {', '.join(SHAPES)}"
+        )
+    shape = _shape(f"{where}: shape", operation, cells["shape"] or "")
+    try:
+        latency = float(cells["latency_s"])
+    except (TypeError, ValueError):
+        latency = 0.0
+    if not 0.0 < latency < 1e6:
+        raise PlannerError(
+            f"{where}: latency_s: found {cells['latency_s']!r}, expected a positive time in seconds"
+        )
+    return shape, latency
+
+
+def _shape(where: str, operation: str, text: str) -> dict[str, Any]:
+    known = SHAPES[operation]
+    shape: dict[str, Any] = {name: _UNSAID[name] for name in known if name in _UNSAID}
+    for pair in filter(None, text.split(";")):
+        name, _, value = pair.partition("=")
+        if name not in known:
+            raise PlannerError(
+                f"{where}: found {pair!r}{near(name, known)}, expected {', '.join(known)}"
+            )
+        if name in TEXTS:
+            shape[name] = value
+            continue
+        try:
+            shape[name] = int(value)
+        except ValueError:
+            raise PlannerError(f"{where}: found {pair!r}, expected a whole number") from None
+        if shape[name] < 1 and name not in _UNSAID:
+            raise PlannerError(f"{where}: found {pair!r}, expected a positive number")
+    for name in known:
+        if name not in shape:
+            raise PlannerError(f"{where}: found {text!r}, expected {name}=... in it")
+    return shape
+
+
+def _group(key: tuple[str, ...], rows: list[tuple[dict[str, Any], float, int]]) -> Group:
+    shapes, seconds, lines = zip(*rows, strict=True)
+    shape = {
+        name: np.array([one[name] for one in shapes], dtype=object if name in TEXTS else float)
+        for name in SHAPES[key[0]]
+    }
+    return Group(*key, shape, np.array(seconds), np.array(lines))
