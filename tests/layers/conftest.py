@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,8 @@ class Bench:
         machines = find_cluster(cluster)
         job = TrainingJob(seq_len, 64, PRECISIONS[precision], SOFTWARE[software], imbalance)
         net = network(machines, devices)
-        return Setting(machines.accelerator, net, job, hidden, dispatch, context_parallel)
+        device = kernels.sustained(machines.accelerator)
+        return Setting(device, net, job, hidden, dispatch, context_parallel)
 
     def sharding(
         self, tp: int = 1, cp: int = 1, sequence_parallel: int = 0, micro_batch: int = 1
@@ -77,15 +79,30 @@ def bench() -> Bench:
 
 @pytest.fixture
 def spied_flops(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], float]:
-    """Run a function and return the FLOPs of every operator that it asks the time of."""
+    """Run a function and return the FLOPs of every product and scan that it asks the time of."""
     counted: list[float] = []
-    plain = kernels.smooth_roofline
+    gemm, grouped, roofline = kernels.gemm, kernels.experts, kernels.roofline
 
-    def spy(device: object, kernel: object, dtype: str, flops: object, nbytes: object) -> object:
+    def count_gemm(device: Any, dtype: str, m: Any, n: Any, k: Any) -> Any:
+        counted.append(float(np.sum(2.0 * m * n * k)))
+        return gemm(device, dtype, m, n, k)
+
+    def count_experts(
+        device: Any, dtype: str, rows: Any, active: Any, local: Any, hidden: Any, width: Any,
+        matrices: Any, **options: Any,
+    ) -> Any:  # fmt: skip
+        counted.append(float(np.sum(2.0 * matrices * rows * hidden * width)))
+        return grouped(
+            device, dtype, rows, active, local, hidden, width, matrices, **options
+        )
+
+    def count_roofline(device: Any, kernel: Any, dtype: str, flops: Any, nbytes: Any) -> Any:
         counted.append(float(np.sum(flops)))
-        return plain(device, kernel, dtype, flops, nbytes)
+        return roofline(device, kernel, dtype, flops, nbytes)
 
-    monkeypatch.setattr(kernels, "smooth_roofline", spy)
+    monkeypatch.setattr(kernels, "gemm", count_gemm)
+    monkeypatch.setattr(kernels, "experts", count_experts)
+    monkeypatch.setattr(kernels, "roofline", count_roofline)
 
     def run(function: Callable[[], object]) -> float:
         counted.clear()

@@ -126,10 +126,14 @@ class TestKeyValueHeads:
 
 
 class TestSequenceParallelism:
-    @pytest.mark.parametrize("tp", [2, 4, 8])
+    @pytest.mark.parametrize("tp", [4, 8])
     def test_gather_and_scatter_move_what_an_all_reduce_does(self, bench: Any, tp: int) -> None:
-        """Forward, within what the measured lines of the three collectives differ by."""
-        setting = bench.setting(8192, seq_len=32768)
+        """Forward, within what the measured lines of the three collectives differ by.
+
+        On the A100, whose switch does not reduce; between two ranks the copies of their own shares,
+        twice against once, make a fifth.
+        """
+        setting = bench.setting(8192, seq_len=32768, cluster="dgx-a100")
         with_sp, without = (
             bench.link(feedforward_part(setting, DENSE, bench.sharding(tp, 1, sp)).forward)
             for sp in (1, 0)
@@ -153,7 +157,7 @@ class TestSequenceParallelism:
 
     def test_the_backward_pass_gathers_the_input_again(self, bench: Any) -> None:
         """Two gathers and a scatter against one all-reduce: half as much again."""
-        setting = bench.setting(8192, seq_len=32768)
+        setting = bench.setting(8192, seq_len=32768, cluster="dgx-a100")
         with_sp, without = (
             bench.link(feedforward_part(setting, DENSE, bench.sharding(8, 1, sp)).backward)
             for sp in (1, 0)

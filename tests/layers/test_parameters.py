@@ -134,20 +134,21 @@ def test_products_of_the_layers_are_those_of_the_flop_count(
     model = find_model(name)
     setting = bench.setting(model.hidden, seq_len=TOKENS)
     counted = {"products": 0.0, "experts": 0.0}
-    gemm, grouped = kernels.gemm, kernels.expert_feedforward
+    gemm, grouped = kernels.gemm, kernels.experts
 
     def counting_gemm(device: Any, dtype: str, m: Any, n: Any, k: Any) -> Any:
         counted["products"] += weight * float(np.sum(2.0 * m * n * k))
         return gemm(device, dtype, m, n, k)
 
     def counting_experts(
-        device: Any, dtype: str, rows: Any, experts: Any, hidden: Any, width: Any, matrices: int
-    ) -> Any:
+        device: Any, dtype: str, rows: Any, active: Any, local: Any, hidden: Any, width: Any,
+        matrices: int, **options: Any,
+    ) -> Any:  # fmt: skip
         counted["experts"] += weight * float(np.sum(2.0 * matrices * rows * hidden * width))
-        return grouped(device, dtype, rows, experts, hidden, width, matrices)
+        return grouped(device, dtype, rows, active, local, hidden, width, matrices, **options)
 
     monkeypatch.setattr(kernels, "gemm", counting_gemm)
-    monkeypatch.setattr(kernels, "expert_feedforward", counting_experts)
+    monkeypatch.setattr(kernels, "experts", counting_experts)
     for layer in set(model.layers):
         weight = sum(other == layer for other in model.layers)
         layer_parts(bench, setting, layer)

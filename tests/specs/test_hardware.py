@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from planner.costs.kernels import parameters
 from planner.errors import PlannerError
 from planner.specs.catalog import (
     database_paths,
@@ -17,7 +18,9 @@ from planner.specs.catalog import (
     list_clusters,
     override,
 )
+from planner.specs.fits import TRANSFER_ERROR
 from planner.specs.hardware_files import load_tiers
+from planner.specs.kernel_sets import parameters_of
 
 DATABASE = database_paths("hardware_db")[-1]
 FILES = sorted(DATABASE.glob("*/*.yaml"))
@@ -80,20 +83,24 @@ def test_memory_is_in_the_range_of_its_kind(name):
 
 
 @accelerators
-def test_efficiencies_are_fractions_and_launches_are_microseconds(name):
+def test_every_family_has_sets_with_ten_numbers_at_most_and_a_source(name):
     kernels = find_accelerator(name).kernels
-    assert {"gemm", "attention", "grouped_gemm", "elementwise"} <= set(kernels)
-    for family, by_dtype in kernels.items():
-        assert "bf16" in by_dtype, family
-        for dtype, kernel in by_dtype.items():
-            assert 0 < kernel.compute <= 1, (family, dtype)
-            assert 0 < kernel.memory <= 1, (family, dtype)
-            assert 1e-6 < kernel.launch < 200e-6, (family, dtype)
-            assert kernel.smoothness > 0.2, (family, dtype)
-            assert kernel.error is None or 0 < kernel.error < 1
-            assert 0 <= kernel.head_dim_exponent < 1
-            assert kernel.head_dim_exponent == 0 or family == "attention"
-            assert kernel.source
+    trained = {"gemm", "attention_prefill", "experts", "elementwise"}
+    assert trained | {"attention_decode", "mla_prefill", "mla_decode"} <= set(kernels)
+    for family, libraries in kernels.items():
+        for library, sets in libraries.items():
+            for dtype, one in sets.items():
+                place = (family, library, dtype)
+                for part in (one, getattr(one, "shared", None), getattr(one, "own", None)):
+                    assert part is None or len(numbers(part)) <= 10, place
+                assert one.source, place
+                assert one.fit.error is None or 0 < one.fit.error < 0.5, place
+
+
+def numbers(one):
+    """Fitted numbers of a set that are not at their neutral default."""
+    fields = [f for f in parameters_of(type(one)) if "low" in f.metadata]
+    return [f for f in fields if getattr(one, f.name) != f.default]
 
 
 @clusters
@@ -118,7 +125,7 @@ def test_links_are_in_range_and_per_direction(name):
         assert tier.oversubscription >= 1
         for operation, line in tier.collectives.items():
             assert 0 < line.low_bandwidth <= line.bandwidth, operation
-            assert line.bandwidth < 0.95 * tier.bandwidth, operation
+            assert line.bandwidth <= tier.bandwidth, operation
             assert 0 <= line.step < 5e-6 and 1e-6 < line.base < 30e-6, operation
 
 
@@ -144,17 +151,13 @@ def test_systems_as_published():
     assert ours.source == "like hgx-h100.node"
 
 
-def test_a_relative_lends_its_kernels_and_not_its_error():
-    ours = find_accelerator("h800-sxm").kernels["gemm"]["bf16"]
-    theirs = find_accelerator("h100-sxm").kernels["gemm"]["bf16"]
+def test_a_relative_lends_its_kernels_with_a_wider_error():
+    ours = parameters(find_accelerator("h800-sxm"), "gemm", "bf16")
+    theirs = parameters(find_accelerator("h100-sxm"), "gemm", "bf16")
     assert (ours.compute, ours.launch) == (theirs.compute, theirs.launch)
     assert ours.source == "like h100-sxm"
-    assert ours.error is None
-    narrow_heads = find_accelerator("h800-sxm").kernels["attention"]["bf16"].head_dim_exponent
-    assert (
-        narrow_heads == find_accelerator("h100-sxm").kernels["attention"]["bf16"].head_dim_exponent
-    )
-    assert narrow_heads > 0
+    assert ours.fit.error == pytest.approx(theirs.fit.error + TRANSFER_ERROR)
+    assert ours.fit.bias is None
 
 
 # Provenance and names
@@ -358,8 +361,8 @@ def test_relatives_in_a_circle_are_refused(tmp_path):
 
 def test_a_relatives_relative_lends_too(user_db):
     device = DEVICE + "assumed: {kernels_like: {value: h800-sxm, note: n}}\n"
-    kernels = find_accelerator("mine", [user_db(device=device)]).kernels
-    assert kernels["gemm"]["bf16"].source == "like h800-sxm"
+    found = parameters(find_accelerator("mine", [user_db(device=device)]), "gemm", "bf16")
+    assert found.source == "like h800-sxm"
 
 
 # Overrides
@@ -404,7 +407,8 @@ def test_override_of_sizes_price_and_kernels():
     assert cluster.price_per_hour == 3.0
     assert cluster.tiers[1].latency == 9e-6
     assert cluster.accelerator.cores == 100
-    assert cluster.accelerator.kernels["gemm"]["bf16"].compute == 0.5
+    changed = parameters(cluster.accelerator, "gemm", "bf16")
+    assert (changed.compute, changed.source) == (0.5, "user")
 
 
 @pytest.mark.parametrize(
