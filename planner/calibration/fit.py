@@ -21,15 +21,20 @@ Path = tuple[str, ...]
 
 ROWS_A_PARAMETER = 2
 """Fewest rows for each parameter."""
-MOST_ROWS = 3000
 SPRING = 0.02
 LARGE = 10.0
 """Log error of a prediction that is not a number."""
+BEYOND = np.log(1.5)
+"""How far past a physical limit a fit is tried that ends there ..."""
+GAIN = 0.02
+"""... and by how much of the mean log error it must not get better."""
+UNSETTLED = 0.7
+"""Mean log error, a factor of 2, of times that do not follow their shapes."""
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """The numbers of a set, as a vector of logarithms within their ranges."""
+    """The numbers of a set as a vector of logarithms, and their physical ranges."""
 
     paths: tuple[Path, ...]
     values: Array
@@ -48,16 +53,13 @@ class Parameters:
     def put(self, start: Any, vector: Array) -> Any:
         """The set with other numbers."""
         found = start
-        for path, value in zip(
-            self.paths, np.exp(np.clip(vector, self.low, self.high)), strict=True
-        ):
+        for path, value in zip(self.paths, np.exp(vector), strict=True):
             found = _replace(found, path, float(value))
         return found
 
-    def at_an_end(self, vector: Array) -> list[str]:
-        """Names of the parameters that left their physical range but for the limit."""
-        out = (vector <= self.low + 1e-3) | (vector >= self.high - 1e-3)
-        return [".".join(path) for path, one in zip(self.paths, out, strict=True) if one]
+    def ends(self, vector: Array) -> NDArray[np.int64]:
+        """-1, 0 or 1 for every parameter: at its lower limit, inside, at its upper limit."""
+        return np.where(vector >= self.high - 1e-3, 1, np.where(vector <= self.low + 1e-3, -1, 0))
 
 
 def _walk(one: Any, prefix: Path = ()) -> Any:
@@ -76,9 +78,7 @@ def _replace(one: Any, path: Path, value: float) -> Any:
     return replace(one, **{head: inner})
 
 
-def fit(
-    name: str, start: Any, measured: Array, predict: Callable[[Any], Array], *, starts: int = 2
-) -> Any:
+def fit(name: str, start: Any, measured: Array, predict: Callable[[Any], Array]) -> Any:
     """The set of ``start``'s kind with the least mean |log(predicted / measured)|.
 
     Parameters
@@ -95,8 +95,8 @@ def fit(
     Raises
     ------
     PlannerError
-        If there are too few rows, or the search does not settle, or a time or a rate ends at the
-        limit of its physical range.
+        If there are too few rows, or the times do not follow the shapes, or a fit would be better
+        beyond the physical range of a parameter.
     """
     from scipy.optimize import least_squares, minimize
 
@@ -117,13 +117,13 @@ def fit(
         return np.concatenate([error(vector), SPRING * (vector - free.values)])
 
     def loss(vector: Array) -> float:
-        moved = np.abs(np.clip(vector, free.low, free.high) - free.values).sum()
-        return float(np.abs(error(vector)).mean() + SPRING * moved / len(measured))
+        inside = np.clip(vector, free.low, free.high)
+        moved = np.abs(inside - free.values).sum()
+        return float(np.abs(error(inside)).mean() + SPRING * moved / len(measured))
 
-    random, best = np.random.default_rng(0), None
-    for number in range(starts):
-        spread = 0.3 * random.standard_normal(len(free.values)) if number else 0.0
-        point = np.clip(free.values + spread, free.low + 1e-6, free.high - 1e-6)
+    middle = np.where(free.ends(free.values), 0.5 * (free.low + free.high), free.values)
+    best = None
+    for point in (free.values, middle):  # from a limit, where a parameter has no effect, none moves
         first = least_squares(
             pulled, point, bounds=(free.low, free.high), loss="soft_l1", f_scale=0.05, max_nfev=200
         )
@@ -133,9 +133,19 @@ def fit(
             best = found
     assert best is not None
     vector = np.clip(best.x, free.low, free.high)
-    if not np.isfinite(best.fun) or best.fun > 1.0:
+    reached = float(np.abs(error(vector)).mean())
+    for number, end in enumerate(free.ends(vector)):
+        further = vector.copy()
+        further[number] += end * BEYOND
+        if np.abs(error(further)).mean() < reached - GAIN:
+            raise PlannerError(
+                f"{name}: the fit leaves the physical range of {'.'.join(free.paths[number])}, "
+                f"{np.exp(free.low[number]):.3g} to {np.exp(free.high[number]):.3g} in SI units; "
+                f"expected times in seconds and sizes in elements or bytes"
+            )
+    if not reached < UNSETTLED:
         raise PlannerError(
-            f"{name}: the fit does not settle (mean log error {best.fun:.2g}); the times do not "
-            f"follow the shapes"
+            f"{name}: the fit does not settle: found a mean error of a factor "
+            f"{np.exp(reached):.2g}, expected times that follow the shapes"
         )
     return free.put(start, vector)

@@ -7,19 +7,23 @@ that imports PyTorch, which is the user's own.
 
 from __future__ import annotations
 
+import re
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from planner.calibration import plan
 from planner.errors import PlannerError
+from planner.specs.catalog import find_accelerator, list_accelerators
 
 Row = dict[str, Any]
 Call = Callable[[int], Any]
 """Runs the kernel on one of several copies of its operands."""
 
 CALLS = 8
-"""Kernel calls in one graph."""
+"""Kernel calls in one graph, at least."""
+COPIES = 64
+"""Most copies of the operands; each has a call in the graph."""
 REPLAYS = 12
 """Timed runs of the graph; the first two warm up.  The same on every rank of a collective."""
 CACHES = 3.0
@@ -50,6 +54,55 @@ def torch_module() -> Any:
 def software(torch: Any) -> str:
     """Library and version as the rows name them."""
     return f"pytorch {torch.__version__.partition('+')[0]}"
+
+
+NAMES = {
+    "A100-SXM4-40GB": "a100-sxm-40g",
+    "A100-SXM4-80GB": "a100-sxm-80g",
+    "A100 80GB PCIe": "a100-pcie-80g",
+    "H100 80GB HBM3": "h100-sxm",
+    "H100 PCIe": "h100-pcie",
+    "H200": "h200-sxm",
+    "GH200": "gh200",
+    "H800": "h800-sxm",
+    "H20": "h20",
+    "L40S": "l40s",
+    "B200": "b200-sxm",
+    "B300": "b300-sxm",
+    "GB200": "gb200",
+    "GB300": "gb300",
+    "RTX 4090": "rtx-4090",
+    "MI300X": "mi300x",
+    "MI325X": "mi325x",
+    "MI355X": "mi355x",
+}
+"""What a driver calls a device, in part, and what the database does."""
+
+
+def database_name(torch: Any, given: str | None, db: Sequence[str]) -> str:
+    """The accelerator of the database that this machine's first GPU is.
+
+    Parameters
+    ----------
+    given
+        The user's word for it, which must be in the databases.
+
+    Raises
+    ------
+    PlannerError
+        If there is no such accelerator, or the GPU's name is in no way known.
+    """
+    if given is not None:
+        return find_accelerator(given, db).name
+    found = torch.cuda.get_device_name(0)
+    words = re.sub(r"[^\w]+", " ", found).split()
+    known = [name for name in NAMES if set(re.sub(r"[^\w]+", " ", name).split()) <= set(words)]
+    if not known:
+        raise PlannerError(
+            f"calibrate: this machine has {found!r}, which the database does not know; name the "
+            f"accelerator by --device, one of: {', '.join(list_accelerators(db))}"
+        )
+    return NAMES[max(known, key=len)]
 
 
 def measure(accelerator: str, progress: Callable[[str], None]) -> Iterator[Row]:
@@ -95,9 +148,9 @@ def seconds(torch: Any, call: Call, copies: int) -> float:
         for copy in range(copies):
             call(copy)
     stream.synchronize()
-    graph = torch.cuda.CUDAGraph()
+    graph, calls = torch.cuda.CUDAGraph(), max(CALLS, copies)
     with torch.cuda.graph(graph, stream=stream):
-        for number in range(CALLS):
+        for number in range(calls):
             call(number % copies)
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     times = []
@@ -107,7 +160,7 @@ def seconds(torch: Any, call: Call, copies: int) -> float:
         stop.record()
         stop.synchronize()
         times.append(start.elapsed_time(stop) * 1e-3)
-    return statistics.median(times[2:]) / CALLS
+    return float(statistics.median(times[2:])) / calls
 
 
 def _full(shape: plan.Shape, operation: str) -> list[tuple[str, Any]]:
@@ -123,7 +176,7 @@ def _full(shape: plan.Shape, operation: str) -> list[tuple[str, Any]]:
 def _copies(torch: Any, nbytes: float) -> int:
     """Copies of operands of ``nbytes`` [B] that together exceed the cache."""
     cache = float(torch.cuda.get_device_properties(0).L2_cache_size)
-    return int(min(CALLS, max(1, -(-CACHES * cache // nbytes))))
+    return int(min(COPIES, max(1, -(-CACHES * cache // nbytes))))
 
 
 def _filled(torch: Any, copies: int, *size: int) -> list[Any]:
@@ -135,7 +188,7 @@ def _memory(torch: Any, shape: plan.Shape) -> tuple[Call, int]:
     copies = _copies(torch, shape["bytes"])
     source = _filled(torch, copies, shape["bytes"] // 4)
     target = [torch.empty_like(one) for one in source]
-    return lambda i: target[i].copy_(source[i]), copies
+    return lambda i: torch.neg(source[i], out=target[i]), copies
 
 
 def _gemm(torch: Any, shape: plan.Shape) -> tuple[Call, int]:

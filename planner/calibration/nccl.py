@@ -11,12 +11,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from planner.calibration import plan
-from planner.calibration.measure import Row, seconds, torch_module
+from planner.calibration.measure import Call, Row, seconds, torch_module
 from planner.errors import PlannerError
 from planner.specs.measurements import COLUMNS
 
@@ -76,14 +75,18 @@ def _times(torch: Any, group: Any, size: int) -> Iterator[tuple[str, int, float]
         whole = torch.ones(nbytes // 2, device="cuda", dtype=torch.bfloat16)
         shard = torch.ones(nbytes // 2 // size, device="cuda", dtype=torch.bfloat16)
         other = torch.empty_like(whole)
-        calls: dict[str, Callable[..., Any]] = {
-            "all_reduce": partial(distributed.all_reduce, whole),
-            "all_gather": partial(distributed.all_gather_into_tensor, whole, shard),
-            "reduce_scatter": partial(distributed.reduce_scatter_tensor, shard, whole),
-            "alltoall": partial(distributed.all_to_all_single, other, whole),
-        }
-        for name, call in calls.items():
-            yield name, nbytes, seconds(torch, lambda _, call=call: call(group=group), copies=1)
+        calls = (
+            ("all_reduce", distributed.all_reduce, (whole,)),
+            ("all_gather", distributed.all_gather_into_tensor, (whole, shard)),
+            ("reduce_scatter", distributed.reduce_scatter_tensor, (shard, whole)),
+            ("alltoall", distributed.all_to_all_single, (other, whole)),
+        )
+        for name, collective, operands in calls:
+            yield name, nbytes, seconds(torch, _call(collective, operands, group), copies=1)
+
+
+def _call(collective: Callable[..., Any], operands: tuple[Any, ...], group: Any) -> Call:
+    return lambda _: collective(*operands, group=group)
 
 
 if __name__ == "__main__":

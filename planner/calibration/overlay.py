@@ -1,27 +1,67 @@
-"""Write parameter sets as a file of hardware_db/fits, readable by people and by ``planner.specs``."""
+"""Parameter sets as files of a database, for people and for ``planner.specs.fits`` to read."""
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from planner.specs.kernel_sets import ASSUMED, KernelSet, parameters_of
+import yaml
+
+from planner.calibration.calibrate import Calibrated
+from planner.specs.fits import Kernels, Lines
+from planner.specs.kernel_sets import ASSUMED, CollectiveSet, KernelSet, parameters_of
 
 WIDTH = 100
 KEPT = "\x00"
 """Stands for a space that no line may break at."""
 _UNITS = {"time": (1e6, "us"), "bytes/s": (1e-9, "GB/s"), "bytes": (1e-6, "MB")}
 
-Sets = Mapping[str, Mapping[str, Mapping[str, KernelSet]]]
+
+def files(
+    found: Iterable[Calibrated], folder: Path, source: str, about: Mapping[str, str], made_by: str
+) -> dict[Path, str]:
+    """The files of a database folder that holds calibrated sets, and their text.
+
+    Parameters
+    ----------
+    found
+        Fitted sets of any number of devices and nodes.
+    folder
+        A user's database; sources that it already names are kept.
+    source, about
+        Id of the measurements, and what its entry in sources.yaml says.
+    made_by
+        Program, version and date.
+    """
+    kernels: dict[str, Kernels] = {}
+    lines: dict[str, Lines] = {}
+    for one in found:
+        if isinstance(one.parameters, CollectiveSet):
+            tiers = lines.setdefault(one.item, {})
+            tiers.setdefault(one.family, {})[one.library] = one.parameters
+        else:
+            families = kernels.setdefault(one.item, {})
+            libraries = families.setdefault(one.family, {})
+            libraries.setdefault(one.library, {})[one.dtype] = one.parameters
+    head = {"source": source, "made_by": made_by}
+    database = folder / "hardware_db"
+    texts = {
+        database / "fits" / f"{item}.yaml": fits_text(
+            head, kernels.get(item, {}), lines.get(item, {})
+        )
+        for item in sorted({*kernels, *lines})
+    }
+    sources = database / "sources.yaml"
+    known = yaml.safe_load(sources.read_text(encoding="utf-8")) if sources.is_file() else {}
+    texts[sources] = yaml.safe_dump({**(known or {}), source: dict(about)}, width=WIDTH)
+    return texts
 
 
-def fits_text(
-    head: Mapping[str, str], kernels: Sets, collectives: Mapping[str, Mapping[str, KernelSet]]
-) -> str:
-    """The file's text.
+def fits_text(head: Mapping[str, str], kernels: Kernels, lines: Lines) -> str:
+    """The text of one file of hardware_db/fits.
 
     Parameters
     ----------
@@ -29,39 +69,25 @@ def fits_text(
         ``source`` or ``note`` of all sets, and ``made_by``.
     kernels
         Family -> library -> datatype -> set.
-    collectives
+    lines
         Tier -> operation -> set.
     """
-    lines = [f"{key}: {_text(value)}" for key, value in head.items()]
+    text = [f"{key}: {_text(value)}" for key, value in head.items()]
     if kernels:
-        lines.append("kernels:")
+        text.append("kernels:")
         for family, libraries in kernels.items():
-            lines.append(f"  {family}:")
+            text.append(f"  {family}:")
             for library, sets in libraries.items():
-                lines.append(f"    {library}:")
+                text.append(f"    {library}:")
                 for dtype, one in sets.items():
-                    lines += _entry(f"      {dtype}:", one)
-    if collectives:
-        lines.append("collectives:")
-        for tier, operations in collectives.items():
-            lines.append(f"  {tier}:")
+                    text += _entry(f"      {dtype}:", one)
+    if lines:
+        text.append("collectives:")
+        for tier, operations in lines.items():
+            text.append(f"  {tier}:")
             for operation, one in operations.items():
-                lines += _entry(f"    {operation}:", one)
-    return "\n".join(lines) + "\n"
-
-
-def write_fits(
-    path: Path,
-    head: Mapping[str, str],
-    kernels: Sets,
-    collectives: Mapping[str, Mapping[str, KernelSet]],
-) -> None:
-    """Write the file whole or not at all."""
-    text = fits_text(head, kernels, collectives)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+                text += _entry(f"    {operation}:", one)
+    return "\n".join(text) + "\n"
 
 
 def _entry(start: str, one: KernelSet) -> list[str]:

@@ -82,7 +82,7 @@ def moe() -> Iterator[Shape]:
 
 
 def memory() -> Iterator[Shape]:
-    """A copy that reads and writes ``bytes`` in all."""
+    """An elementwise kernel that reads and writes ``bytes`` in all."""
     for power in range(12, 33):
         yield {"bytes": 2**power}
 

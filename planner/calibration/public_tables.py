@@ -3,16 +3,22 @@
 The wheel of ``aiconfigurator-core`` (NVIDIA, Apache-2.0) holds measured times of single kernels in
 one parquet file for every device, library and operation.  The data are not shipped; the parameters
 fitted to them are, with attribution.  Needs pandas with pyarrow, and the unpacked wheel.
+
+``python -m planner.calibration.public_tables FOLDER OPERATION ACCELERATOR LIBRARY OUT.csv [SKIP]``
+writes one table of the newest version, without the shapes of the measurement table SKIP;
+``roofplan calibrate --from OUT.csv`` then scores the shipped parameters on the shapes held back.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.errors import PlannerError
-from planner.specs.measurements import SHAPES
+from planner.specs.measurements import COLUMNS, SHAPES, shape_of, write
+from planner.specs.measurements import read as read_measurements
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,10 +167,9 @@ def read(root: Path, operation: str, accelerator: str, library: str, version: st
     path = root / "systems" / "data" / DEVICES[accelerator] / _file(operation, library, version)
     if not path.is_file():
         raise PlannerError(f"{path}: no such table, expected the unpacked wheel of {SOURCE}")
-    table: pd.DataFrame = pd.read_parquet(path)
-    found = (
-        _deepep(table, operation) if operation.startswith("deepep") else _plain(table, operation)
-    )
+    table = pd.read_parquet(path)
+    read_table = _deepep if operation.startswith("deepep") else _plain
+    found: Any = read_table(table, operation)
     found = found[found["latency_s"] > 0.0]
     parts = [name for name in SHAPES[operation] if name in found]
     keys = ["dtype", *parts]
@@ -173,7 +178,7 @@ def read(root: Path, operation: str, accelerator: str, library: str, version: st
     found.insert(1, "accelerator", accelerator)
     found.insert(2, "library", f"{library} {version}")
     found["shape"] = _shape_text(found, parts)
-    return found
+    return pd.DataFrame(found)
 
 
 def _file(operation: str, library: str, version: str) -> str:
@@ -183,9 +188,9 @@ def _file(operation: str, library: str, version: str) -> str:
     return _COLUMNS[operation][0].format(folder, version) + "_perf.parquet"
 
 
-def _plain(table: pd.DataFrame, operation: str) -> pd.DataFrame:
+def _plain(table: Any, operation: str) -> Any:
     names = {old: new for old, new in _COLUMNS[operation][1].items() if old in table}
-    found: Any = table[list(names)].rename(columns=names)
+    found = table[list(names)].rename(columns=names)
     found["latency_s"] = table["latency"] * 1e-3
     if operation == "attention_decode" or operation == "mla_decode":
         found["kv_len"] = found["kv_len"] + 1  # the step counts the tokens before this one
@@ -197,22 +202,44 @@ def _plain(table: pd.DataFrame, operation: str) -> pd.DataFrame:
     return found
 
 
-def _deepep(table: pd.DataFrame, operation: str) -> pd.DataFrame:
+def _deepep(table: Any, operation: str) -> Any:
     phase = operation.rpartition("_")[2]
-    found: Any = table[list(_DEEPEP)].rename(columns=_DEEPEP)
+    found = table[list(_DEEPEP)].rename(columns=_DEEPEP)
     found["ranks"] = 8 * found["nodes"]
     found["dtype"] = "fp8" if phase == "dispatch" else "bf16"
     found["latency_s"] = table[f"{phase}_avg_t_us"] * 1e-6
     return found
 
 
-def _shape_text(table: pd.DataFrame, parts: Iterable[str]) -> pd.Series:
+def _shape_text(table: Any, parts: Iterable[str]) -> Any:
     """``key=value`` pairs of every row, joined by semicolons."""
     text: Any = ""
     for name in parts:
-        if name == "kernel":  # tells rows apart without being part of the published shape
-            continue
         values = table[name].astype(str)
         pair = f";{name}=" + values
         text = text + (pair.where(values != "0", "") if name == "window" else pair)
     return text.str.removeprefix(";")
+
+
+def main(
+    root: str, operation: str, accelerator: str, library: str, out: str, skip: str | None = None
+) -> None:
+    """Write one table of the newest version as measurement rows; arguments as in the module."""
+    folder = Path(root)
+    version = versions(folder, operation, accelerator, library)[-1]
+    found = read(folder, operation, accelerator, library, version)
+    if skip is not None:
+        known = {
+            (group.dtype, shape_of(text))
+            for group in read_measurements(Path(skip))
+            if (group.op, group.accelerator) == (operation, accelerator)
+            for text in group.texts
+        }
+        shapes = zip(found["dtype"], found["shape"].map(shape_of), strict=True)
+        found = found[[one not in known for one in shapes]]
+    columns = [found[name] for name in COLUMNS]
+    write(Path(out), (dict(zip(COLUMNS, row, strict=True)) for row in zip(*columns, strict=True)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

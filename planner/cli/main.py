@@ -25,6 +25,7 @@ COMMANDS = {
     "explain": "Show why a plan of a result file takes its time.",
     "compare": "Show what makes the difference between two plans of a result file.",
     "show": "List the hardware, clusters, models, equations and axes, or describe one.",
+    "calibrate": "Fit the planner's parameters to a machine's own times.",
     "validate": "Score the planner against published measurements.",
 }
 """Subcommands in the order of the help, each with the first sentence of its own."""

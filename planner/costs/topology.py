@@ -31,7 +31,7 @@ class Network:
     """Transfer time inside a job over that of an isolated benchmark."""
     nodes: float = 1.0
     """Servers that the job runs on."""
-    generation: str = ""
+    generation: str = "other"
     """Of the devices, whose links NCCL's model knows."""
 
     @property

@@ -20,8 +20,7 @@ SCATTER = (
 )
 
 KNOWN_MISSES = frozenset(
-    f"rank correlation of vtrain-{name}"
-    for name in ("18.4b on 256", "39.1b on 512")
+    f"rank correlation of vtrain-{name}" for name in ("18.4b on 256", "39.1b on 512")
 )
 """Promises that are known not to hold; the tests hold the list."""
 
@@ -154,4 +153,4 @@ def _vocabulary(rows: Sequence[Prediction]) -> list[Claim]:
 def _fall(small: Prediction, large: Prediction, *, predicted: bool) -> float:
     if predicted:
         return (small.predicted or 0.0) - (large.predicted or 0.0)
-    return small.row.value - large.row.value
+    return float(small.row.value - large.row.value)

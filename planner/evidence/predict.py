@@ -34,7 +34,8 @@ class Prediction:
         """Absolute error relative to the measured value."""
         if self.predicted is None:
             return None
-        return abs(self.predicted - self.row.value) / abs(self.row.value)
+        measured: float = self.row.value
+        return abs(self.predicted - measured) / abs(measured)
 
 
 @dataclass(frozen=True)

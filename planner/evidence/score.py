@@ -112,10 +112,10 @@ def table(predictions: Sequence[Prediction]) -> dict[str, Any]:
         return {name: figures(rows) for name, rows in grouped(group, key).items()}
 
     def metric(p: Prediction) -> str:
-        return p.row.metric
+        return str(p.row.metric)
 
     def source(p: Prediction) -> str:
-        return p.row.source
+        return str(p.row.source)
 
     first = set_a(predictions)
     medians = [

@@ -81,6 +81,8 @@ class Cluster:
     max_devices: int
     price: Price | None = None
     """Overrides the accelerator's price when set."""
+    node: str = ""
+    """Name of the server, whose file holds the measured lines of its tiers."""
     sources: Mapping[str, str] = field(default_factory=dict)
 
     @property

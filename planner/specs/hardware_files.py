@@ -98,7 +98,8 @@ def load_cluster(path: Path, folders: Sequence[Path]) -> Cluster:
     values = read_blocks(place, data, CLUSTER)
     require(place, values, ("max_devices",))
     max_devices = values["max_devices"]
-    inner = load_tiers(find_item("nodes", data["node"], folders), folders)
+    node = find_item("nodes", data["node"], folders)
+    inner = load_tiers(node, folders)
     tiers = (*inner, *_tiers(place, data["tiers"], folders, whole=max_devices))
     check_sizes(str(place / "tiers"), tiers, int(max_devices.value))
     return Cluster(
@@ -110,6 +111,7 @@ def load_cluster(path: Path, folders: Sequence[Path]) -> Cluster:
         tiers=tiers,
         max_devices=int(max_devices.value),
         price=_price(place, data),
+        node=node.stem,
         sources=_sources(values),
     )
 

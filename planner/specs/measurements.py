@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,9 @@ TEXTS = ("kv_dtype", "routing", "kernel", "collective")
 _UNSAID: dict[str, Any] = {"window": 0, "cached_len": 0, "kernel": ""}
 """Parts that a shape may leave out, and what that means."""
 
+_Row = tuple[dict[str, Any], float, int, str]
+"""Shape, time [s], line of the file, shape as written."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -60,11 +63,33 @@ class Group:
     seconds: NDArray[np.float64]
     lines: NDArray[np.int64]
     """Lines of the file."""
+    texts: NDArray[np.object_]
+    """The shapes as written."""
 
     @property
     def name(self) -> str:
         """What the rows are of, for reports."""
         return f"{self.op}, {self.accelerator}, {self.library}, {self.dtype}"
+
+    def take(self, rows: NDArray[np.bool_]) -> Group:
+        """Some of the rows, by a mask of shape ``(n,)``."""
+        shape = {name: values[rows] for name, values in self.shape.items()}
+        return replace(
+            self,
+            shape=shape,
+            seconds=self.seconds[rows],
+            lines=self.lines[rows],
+            texts=self.texts[rows],
+        )
+
+
+def shape_of(text: str) -> str:
+    """The shape without the kernel that a library chose for it.
+
+    >>> shape_of("ranks=8;bytes=1024;kernel=one-shot")
+    'ranks=8;bytes=1024'
+    """
+    return text.partition(";kernel=")[0]
 
 
 def read(path: Path) -> list[Group]:
@@ -80,11 +105,14 @@ def read(path: Path) -> list[Group]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             _check_columns(path, reader.fieldnames or ())
-            found: dict[tuple[str, ...], list[tuple[dict[str, Any], float, int]]] = {}
+            found: dict[tuple[str, str, str, str], list[_Row]] = {}
             for line, cells in enumerate(reader, start=2):
-                key = tuple(str(cells[name] or "").strip() for name in COLUMNS[:4])
-                row = _row(f"{path}: line {line}", cells)
-                found.setdefault(key, []).append((*row, line))
+                op, device, library, dtype = (
+                    str(cells[name] or "").strip() for name in COLUMNS[:4]
+                )
+                shape, latency = _row(f"{path}: line {line}", cells)
+                rows = found.setdefault((op, device, library, dtype), [])
+                rows.append((shape, latency, line, cells["shape"]))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise PlannerError(f"{path}: cannot be read as CSV: {error}") from error
     if not found:
@@ -158,10 +186,11 @@ def _shape(where: str, operation: str, text: str) -> dict[str, Any]:
     return shape
 
 
-def _group(key: tuple[str, ...], rows: list[tuple[dict[str, Any], float, int]]) -> Group:
-    shapes, seconds, lines = zip(*rows, strict=True)
+def _group(key: tuple[str, str, str, str], rows: list[_Row]) -> Group:
+    shapes, seconds, lines, texts = zip(*rows, strict=True)
     shape = {
         name: np.array([one[name] for one in shapes], dtype=object if name in TEXTS else float)
         for name in SHAPES[key[0]]
     }
-    return Group(*key, shape, np.array(seconds), np.array(lines))
+    columns = np.array(seconds), np.array(lines), np.array(texts, dtype=object)
+    return Group(*key, shape, *columns)
