@@ -43,7 +43,7 @@ class Parameters:
 
     @classmethod
     def of(cls, start: Any) -> Parameters:
-        """The free parameters of a set; zeros by default stay zero, words stay as they are."""
+        """The free parameters of a set: not neutral defaults, words and a library's rules."""
         found = list(_walk(start))
         paths, values, low, high = zip(*found, strict=True)
         ends = np.log(low), np.log(high)
@@ -68,7 +68,7 @@ def _walk(one: Any, prefix: Path = ()) -> Any:
         if "set" in about:
             if value is not None:
                 yield from _walk(value, (*prefix, field.name))
-        elif "low" in about and value > 0.0 and about["high"] > about["low"] > 0.0:
+        elif about.get("fitted") and value != field.default and about["high"] > about["low"] > 0.0:
             yield (*prefix, field.name), value, about["low"], about["high"]
 
 

@@ -29,6 +29,10 @@ LOCAL = 8.0
 """Ranks of a node."""
 
 
+@term(
+    "33/32 h + 16 (dispatch), 2 h (combine)",
+    Ref("deepseek-ai/DeepEP docs/legacy.md", "low-latency kernels, fp8 dispatch and bf16 combine"),
+)
 def message(phase: str, hidden: Seconds) -> Seconds:
     """Bytes of one token copy: fp8 with a scale for 128 values and a header, or bf16."""
     return 33.0 / 32.0 * hidden + 16.0 if phase == "dispatch" else 2.0 * hidden

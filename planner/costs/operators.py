@@ -102,7 +102,7 @@ def seconds(kernel: Any, cluster: Cluster, name: str, group: Group) -> NDArray[n
     elif group.op.startswith("deepep"):
         found = _low_latency(kernel, cluster, group)
     elif group.op == "gemm":
-        found = kernels.gemm_time(kernel, device, name, *(shape[part] for part in "mnk"))
+        found = kernels.gemm_time(kernel, device, name, shape["m"], shape["n"], shape["k"])
     elif group.op == "memory":
         found = kernel.launch + shape["bytes"] / (kernel.memory * device.memory_bandwidth)
     elif group.op == "moe":

@@ -41,11 +41,11 @@ def distinct_groups(groups: Seconds, drawn: Seconds, items: Seconds) -> NDArray[
     return np.asarray(groups * (1.0 - missed))
 
 
-@lru_cache(maxsize=65536)
 @term(
     "loads (lo^(1-a) + u (hi^(1-a) - lo^(1-a)))^(1/(1-a)), u uniform; busiest of E/R experts",
     Ref("ai-dynamo/aiconfigurator (Apache-2.0)", "collector, power-law routing"),
 )
+@lru_cache(maxsize=65536)
 def busiest_rank(
     tokens: int, topk: int, experts: int, ranks: int, routing: str
 ) -> tuple[float, float]:

@@ -74,7 +74,7 @@ def merge_time(setting: Setting, sharding: Sharding, output_bytes: Seconds) -> S
     and reads the step's own.
     """
     kernel = kernels.parameters(setting.device, "attention_prefill", "bf16")
-    step = kernel.launch + kernels.elementwise(setting.device, 6.0 * output_bytes)
+    step: Seconds = kernel.launch + kernels.elementwise(setting.device, 6.0 * output_bytes)
     return (sharding.cp - 1.0) * step
 
 

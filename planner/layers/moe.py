@@ -14,8 +14,8 @@ from planner.costs.imbalance import busiest
 from planner.costs.routing import distinct_groups
 from planner.costs.terms import Ref, term
 from planner.costs.tree import Seconds, leaf, seq
-from planner.layers.linear import projection
-from planner.layers.part import Array, Part, Setting, moved
+from planner.layers.linear import Projection, projection
+from planner.layers.part import Array, Part, Setting, factorised, moved
 from planner.specs.model import DenseFeedForward, MixtureOfExperts
 
 EXCHANGE = ("dispatch tokens (EP)", "combine tokens (EP)")
@@ -112,18 +112,25 @@ def moe_part(
         experts = experts + kernels.elementwise(device, precision.cast_bytes * rows * inside)
     exchange = exchange_time(setting, spec, skew, tokens, ep, etp)
     dispatch, combine = (leaf(name, exchange, "link") for name in EXCHANGE)
-    router = projection(setting, "router", tokens, float(spec.experts), hidden)
+
+    def product(name: str, columns: float, depth: float) -> Projection:
+        """A projection of the rank's tokens, whatever the experts' mesh."""
+        return factorised(lambda t: projection(setting, name, t, float(columns), depth), tokens)
+
+    router = product("router", spec.experts, hidden)
     latent = (
         [
-            projection(setting, "to the experts' width", tokens, float(inside), hidden),
-            projection(setting, "from the experts' width", tokens, float(hidden), inside),
+            product("to the experts' width", inside, hidden),
+            product("from the experts' width", hidden, inside),
         ]
         if spec.latent
         else []
     )
     permute_bytes = 4.0 * (copies + rows / etp) * inside
     always = spec.shared_width + spec.dense_width
-    shared = _always_active(setting, spec, tokens, tp) if always else None
+    shared = (
+        factorised(lambda *k: _always_active(setting, spec, *k), tokens, tp) if always else None
+    )
     norm = moved(setting, "norm and residual", 10.0 * tokens * hidden, 2.0)
     forward = seq(
         "experts",

@@ -7,8 +7,8 @@ the latter and collectives hide behind them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,12 @@ from planner.costs.tree import Cost, Seconds, leaf
 from planner.specs.hardware import Accelerator
 from planner.specs.workload import TrainingJob
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 Array = NDArray[np.float64]
+Parts = TypeVar("Parts", bound="DataclassInstance")
+"""A dataclass whose fields are costs, or numbers or arrays over rows."""
 
 
 @dataclass(frozen=True)
@@ -87,30 +92,52 @@ NOTHING = leaf("nothing to repeat", 0.0)
 """What a part without recomputation repeats."""
 
 
-def factorised(function: Callable[..., Part], *keys: Array) -> Part:
-    """Evaluate ``function(*keys)`` on the distinct rows of its keys and spread the result.
+@dataclass(frozen=True)
+class Distinct:
+    """The distinct rows of some key columns, and which of them every row is."""
 
-    A single row keeps its cost trees; many rows keep only the totals, which is what a search
-    needs.
-    """
-    if len(keys[0]) == 1:
-        return function(*keys)
-    packed = np.zeros(len(keys[0]), dtype=np.int64)
-    for key in keys:
-        values, codes = np.unique(key, return_inverse=True)
-        packed = packed * len(values) + codes
-    _, first, inverse = np.unique(packed, return_index=True, return_inverse=True)
-    part = function(*(key[first] for key in keys))
-    spread: dict[str, Any] = {}
-    for item in fields(Part):
-        value = getattr(part, item.name)
+    keys: tuple[NDArray[Any], ...]
+    """The columns over the distinct rows, each of shape ``(k,)``."""
+    where: NDArray[np.int64]
+    """Index of every row among the distinct ones, ``(n,)``."""
+
+    @classmethod
+    def of(cls, *keys: NDArray[Any]) -> Distinct:
+        """Group rows whose keys, each of shape ``(n,)``, are all equal."""
+        packed = np.zeros(len(keys[0]), dtype=np.int64)
+        for key in keys:
+            values, codes = np.unique(key, return_inverse=True)
+            packed = packed * len(values) + codes
+        _, first, where = np.unique(packed, return_index=True, return_inverse=True)
+        return cls(tuple(key[first] for key in keys), where)
+
+    def take(self, index: NDArray[np.int64] | slice) -> Distinct:
+        """The same groups for a subset of the rows."""
+        return Distinct(self.keys, self.where[index])
+
+    def evaluate(self, function: Callable[..., Parts]) -> Parts:
+        """``function(*keys)`` with its costs and arrays spread over all rows.
+
+        A single row keeps its cost trees; many rows keep only the totals, which is what a search
+        needs.
+        """
+        found = function(*self.keys)
+        if len(self.where) == 1:
+            return found
+        values = {item.name: getattr(found, item.name) for item in fields(found)}
+        return replace(found, **{name: self._spread(value) for name, value in values.items()})
+
+    def _spread(self, value: Cost | Seconds) -> Cost | Array:
         if isinstance(value, Cost):
-            spread[item.name] = Cost(value.name, _spread(value.seconds, inverse))
-        else:
-            spread[item.name] = _spread(value, inverse)
-    return Part(**spread)
+            return Cost(value.name, self.spread(value.seconds))
+        return self.spread(value)
+
+    def spread(self, value: Seconds) -> Array:
+        """A value over the distinct rows, of shape ``(k,)`` or a scalar, over all rows."""
+        array = np.asarray(value, dtype=float)
+        return array[self.where] if array.ndim else np.broadcast_to(array, self.where.shape)
 
 
-def _spread(value: Seconds, inverse: NDArray[np.int64]) -> Array:
-    array = np.asarray(value, dtype=float)
-    return array[inverse] if array.ndim else np.broadcast_to(array, inverse.shape)
+def factorised(function: Callable[..., Parts], *keys: Array) -> Parts:
+    """Evaluate ``function(*keys)`` on the distinct rows of its keys and spread the result."""
+    return Distinct.of(*keys).evaluate(function)

@@ -14,9 +14,11 @@ from typing import Any
 ASSUMED = "assumed"
 
 
-def parameter(kind: str, low: float, high: float, default: Any = None) -> Any:
-    """A fitted number: its dimension in files and its physical range."""
-    about = {"kind": kind, "low": low, "high": high}
+def parameter(
+    kind: str, low: float, high: float, default: Any = None, *, fitted: bool = True
+) -> Any:
+    """A number, fitted or known of a library: its dimension in files and its physical range."""
+    about = {"kind": kind, "low": low, "high": high, "fitted": fitted}
     return field(metadata=about) if default is None else field(default=default, metadata=about)
 
 
@@ -144,9 +146,9 @@ class DecodeSet(KernelSet):
 
     shared: SharedCacheSet = part(SharedCacheSet)
     own: OwnCacheSet | None = part(OwnCacheSet, optional=True)
-    least_group: float = parameter("number", 1.0, 64.0, default=2.0)
+    least_group: float = parameter("number", 1.0, 64.0, default=2.0, fitted=False)
     """Fewest query heads a KV head for which a library with both takes the shared kernel."""
-    cores_to_fill: float = parameter("number", 0.0, 1.0, default=1.0)
+    cores_to_fill: float = parameter("number", 0.0, 1.0, default=1.0, fitted=False)
     """Part of the cores that its items must fill."""
 
 

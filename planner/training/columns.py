@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,15 @@ from planner.layers.embedding import embedding_part, head_part
 from planner.layers.feedforward import feedforward_part
 from planner.layers.linear import projection
 from planner.layers.moe import moe_part
-from planner.layers.part import NOTHING, Array, Part, Setting, Sharding, factorised
-from planner.specs.model import DenseFeedForward, Layer, MixtureOfExperts, ModelSpec
+from planner.layers.part import NOTHING, Array, Distinct, Part, Setting, Sharding
+from planner.specs.model import (
+    Attention,
+    DenseFeedForward,
+    FeedForward,
+    Layer,
+    MixtureOfExperts,
+    ModelSpec,
+)
 from planner.training.stages import distinct_layers
 
 RECOMPUTE = ("none", "selective", "full")
@@ -80,6 +88,10 @@ class Columns:
     boundary: Array
     """Bytes that a rank hands to the next stage for one micro-batch: always split over tp, which
     Megatron does without sequence parallelism too (arXiv 2104.04473, section 4.1)."""
+    mesh: Distinct
+    """Which (tp, cp) every row has: data-parallel groups depend on nothing else."""
+    expert_mesh: Distinct
+    """Which ep * etp every row has."""
 
     def take(self, index: NDArray[np.int64] | slice) -> Columns:
         """The same columns for a subset of the rows."""
@@ -91,6 +103,8 @@ class Columns:
             None if self.mtp is None else _take(self.mtp, index),
             self.shared_table[index],
             self.boundary[index],
+            self.mesh.take(index),
+            self.expert_mesh.take(index),
         )
 
 
@@ -118,23 +132,10 @@ def sharding(rows: Rows) -> Sharding:
     )
 
 
-def _dense(function: Callable[[Sharding], Part], rows: Rows) -> Part:
-    s = sharding(rows)
-    keys = (s.tp, s.cp, s.sequence_parallel, s.micro_batch)
-    return factorised(lambda *k: function(Sharding(*k)), *keys)
-
-
-def layer_parts(setting: Setting, layer: Layer, rows: Rows) -> LayerParts:
-    """Cost the mixer and the feed-forward part of one layer."""
-    parts = [_dense(lambda s: attention_part(setting, layer.attention, s), rows)]
-    feedforward = layer.feedforward
-    if isinstance(feedforward, MixtureOfExperts):
-        tokens = rows.micro_batch * setting.job.seq_len / (rows.cp * rows.tp)
-        keys = (tokens, rows.tp.astype(float), rows.ep.astype(float), rows.etp.astype(float))
-        parts.append(factorised(lambda *k: moe_part(setting, feedforward, *k), *keys))
-    elif isinstance(feedforward, DenseFeedForward):
-        parts.append(_dense(lambda s: feedforward_part(setting, feedforward, s), rows))
-    return LayerParts(layer_name(layer), tuple(parts))
+def _expert_keys(setting: Setting, rows: Rows) -> Distinct:
+    """What a mixture of experts depends on: tokens of a rank, tp, ep and etp."""
+    tokens = rows.micro_batch * setting.job.seq_len / (rows.cp * rows.tp)
+    return Distinct.of(tokens, *(axis.astype(float) for axis in (rows.tp, rows.ep, rows.etp)))
 
 
 def layer_name(layer: Layer) -> str:
@@ -196,11 +197,27 @@ def build(setting: Setting, model: ModelSpec, rows: Rows) -> tuple[Columns, dict
     tokens = s.tokens(setting.job.seq_len)
     saved = 2.0 * tokens / s.norm_split * setting.hidden
     nothing = np.zeros(len(rows), dtype=np.int64)
-    found = [layer_parts(setting, layer, rows) for layer in distinct_layers(model.layers)]
-    embedding = _dense(
-        lambda k: embedding_part(setting, model.vocab, model.learned_positions, k), rows
-    )
-    head = _dense(lambda k: head_part(setting, model.vocab, k), rows)
+    keys = Distinct.of(s.tp, s.cp, s.sequence_parallel, s.micro_batch)
+
+    def dense(function: Callable[[Sharding], Part]) -> Part:
+        return keys.evaluate(lambda *k: function(Sharding(*k)))
+
+    @cache
+    def part(spec: Attention | FeedForward) -> Part:
+        """A mixer or a feed-forward part, costed once however many layers have it."""
+        if isinstance(spec, MixtureOfExperts):
+            return _expert_keys(setting, rows).evaluate(lambda *k: moe_part(setting, spec, *k))
+        if isinstance(spec, DenseFeedForward):
+            return dense(lambda k: feedforward_part(setting, spec, k))
+        return dense(lambda k: attention_part(setting, spec, k))
+
+    def whole(layer: Layer) -> LayerParts:
+        specs = (layer.attention, *([layer.feedforward] if layer.feedforward else []))
+        return LayerParts(layer_name(layer), tuple(part(spec) for spec in specs))
+
+    found = [whole(layer) for layer in distinct_layers(model.layers)]
+    embedding = dense(lambda k: embedding_part(setting, model.vocab, model.learned_positions, k))
+    head = dense(lambda k: head_part(setting, model.vocab, k))
     ends = {
         "embedding": LayerParts("embedding", (embedding,), recomputed=False),
         "head": LayerParts("head", (head,), recomputed=False),
@@ -208,8 +225,8 @@ def build(setting: Setting, model: ModelSpec, rows: Rows) -> tuple[Columns, dict
     host = setting.job.software.host
     mtp = None
     if model.mtp_layers and setting.job.mtp:
-        own = layer_parts(setting, model.mtp_layers[0], rows)
-        join = _dense(lambda k: _mtp_projection(setting, k), rows)
+        own = whole(model.mtp_layers[0])
+        join = dense(lambda k: _mtp_projection(setting, k))
         reused = replace(head, parameters=0.0 * tokens)
         ends["mtp"] = LayerParts("multi-token prediction", (*own.parts, join, reused))
         mtp = combine(ends["mtp"].parts, rows.recompute, saved + head.kept, host)
@@ -221,6 +238,8 @@ def build(setting: Setting, model: ModelSpec, rows: Rows) -> tuple[Columns, dict
         mtp,
         model.tied_embeddings * model.embedding_parameters / s.tp,
         2.0 * tokens / s.tp * setting.hidden,
+        Distinct.of(rows.tp, rows.cp),
+        Distinct.of(rows.ep * rows.etp),
     )
     return columns, {**{str(i): layer for i, layer in enumerate(found)}, **ends}
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.costs import memory
 from planner.layers.part import Array, Setting
 from planner.specs.model import ModelSpec
 from planner.training.columns import Columns, Rows
@@ -21,7 +22,9 @@ class MemoryFloor:
     parameters: Array
     expert_parameters: Array
     kept: Array
-    """Activation bytes of the leanest layer times the number of layers."""
+    """Activation bytes of all layers for one micro-batch."""
+    workspace: Array
+    """Bytes of the leanest layer's backward pass, and what every device loses."""
     state_bytes: float
     global_batch: int
 
@@ -31,10 +34,12 @@ class MemoryFloor:
         counts = [model.layers.count(layer) for layer in distinct_layers(model.layers)]
         pairs = list(zip(counts, columns.layers, strict=True))
         software = setting.job.software
+        workspace = np.min([layer.workspace for layer in columns.layers], axis=0)
         return cls(
             added([n * layer.parameters for n, layer in pairs]),
             added([n * layer.expert_parameters for n, layer in pairs]),
-            model.num_layers * np.min([layer.kept for layer in columns.layers], axis=0),
+            added([n * layer.kept for n, layer in pairs]),
+            workspace + memory.FRAMEWORK_BYTES,
             software.weight_bytes + software.gradient_bytes + software.optimizer_bytes,
             setting.job.global_batch,
         )
@@ -42,13 +47,20 @@ class MemoryFloor:
     def least(self, rows: Rows, dp: NDArray[np.int64], p: int, devices: int) -> Array:
         """Bytes that some device needs at least, whatever the schedule and ZeRO stage.
 
-        States: the mean over devices under ZeRO stage 3.  Activations: the first device with
-        layers (0, or 1 where the end has none) holds at least half its even share of them
-        (``floor(x) >= x / 2``), and every schedule keeps at least ``min(m, p) / 2`` micro-batches
-        there.
+        States are those of ZeRO stage 3, s_d on device d, S in all.  Of its layers' activations
+        k_d, K in all, the device keeps f_d = min(m, p - d) micro-batches under 1F1B.  The largest
+        s_d + f_d k_d is at least the mean with weights 1 / f_d, however the layers are spread:
+
+        (sum s_d / f_d + K) / sum 1 / f_d >= (S / min(m, p) + K) / sum 1 / f_d
+
+        Every other schedule keeps at least as many micro-batches on each device, or as many on all
+        of them, with a smaller sum of 1 / f_d: p / 2 + 1 (V-Half), (p + 1) / 2 of two stages
+        (DualPipe).
         """
+        m = np.maximum(1, self.global_batch // (dp * rows.micro_batch))
+        most = np.minimum(m, p)
+        harmonic = np.cumsum(1.0 / np.arange(1, p + 1))[most - 1] + (p - most) / m
         experts = np.maximum(1, devices // (rows.ep * rows.etp * p))
         states = self.parameters / (dp * rows.cp) + self.expert_parameters / experts
-        in_flight = np.minimum(p, self.global_batch / (dp * rows.micro_batch)) / 2.0
-        least: Array = states * self.state_bytes / p + self.kept / (2.0 * p) * in_flight
+        least: Array = (states * self.state_bytes / most + self.kept) / harmonic + self.workspace
         return least

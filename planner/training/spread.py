@@ -10,7 +10,7 @@ import numpy as np
 from planner.costs import collectives
 from planner.costs.topology import Count, Network
 from planner.costs.tree import Seconds
-from planner.layers.part import Array, Setting
+from planner.layers.part import Array, Distinct, Setting
 from planner.training.columns import Columns
 
 Collective = Callable[[Network, Count, Count, Seconds], Seconds]
@@ -31,15 +31,16 @@ class Line:
         """Time of moving ``nbytes`` in ``calls`` collectives [s]."""
         return calls * self.latency + self.per_byte * nbytes
 
+    def over(self, groups: Distinct) -> Line:
+        """The lines of distinct groups spread over all rows."""
+        return Line(groups.spread(self.latency), groups.spread(self.per_byte))
+
 
 def long_line(collective: Collective, net: Network, size: Count, stride: Count) -> Line:
-    """A collective over long buffers as a line, evaluated once for every distinct group."""
-    sizes, strides = np.broadcast_arrays(np.asarray(size), np.asarray(stride))
-    _, first, where = np.unique(sizes * (net.devices + 1) + strides, True, True)
-    few = sizes.ravel()[first], strides.ravel()[first]
-    empty, full = (np.zeros(len(first)) + collective(net, *few, nbytes) for nbytes in (1.0, BIG))
-    where = where.reshape(sizes.shape)
-    return Line(empty[where], full[where] / BIG)
+    """A collective of many groups over long buffers as a line."""
+    both = collective(net, size, stride, np.array([[1.0], [BIG]]))
+    empty, full = np.broadcast_to(both, (2, *np.shape(size)))
+    return Line(empty, full / BIG)
 
 
 @dataclass(frozen=True)
@@ -66,18 +67,20 @@ class Spread:
 
 def spread(setting: Setting, columns: Columns, p: int) -> Spread:
     """Place ``p`` stages on the network and find every data-parallel group."""
-    rows, net = columns.rows, setting.net
-    dense = rows.tp * rows.cp
-    dp = net.devices // (dense * p)
-    shards = dp * rows.cp
-    meshed = rows.ep * rows.etp
-    expert_shards = net.devices // (meshed * p)
+    rows, net, mesh, expert_mesh = columns.rows, setting.net, columns.mesh, columns.expert_mesh
+    (tp, cp), (meshed,) = mesh.keys, expert_mesh.keys
+    # Distinct meshes may also be those of rows that do not fit p stages: no group is empty.
+    shards = np.maximum(1, net.devices // (tp * cp * p)) * cp
+    expert_shards = np.maximum(1, net.devices // (meshed * p))
 
     def both(collective: Collective) -> tuple[Line, Line]:
         return (
-            long_line(collective, net, shards, rows.tp),
-            long_line(collective, net, expert_shards, meshed),
+            long_line(collective, net, shards, tp).over(mesh),
+            long_line(collective, net, expert_shards, meshed).over(expert_mesh),
         )
+
+    dense = rows.tp * rows.cp
+    dp = net.devices // (dense * p)
 
     transfer = hand_over = np.zeros(len(rows))
     if p > 1:
@@ -87,8 +90,8 @@ def spread(setting: Setting, columns: Columns, p: int) -> Spread:
     return Spread(
         p,
         dp.astype(float),
-        shards.astype(float),
-        expert_shards.astype(float),
+        mesh.spread(shards),
+        expert_mesh.spread(expert_shards),
         setting.job.global_batch / (dp * rows.micro_batch),
         both(collectives.reduce_scatter),
         both(collectives.all_gather),

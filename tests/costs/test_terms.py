@@ -16,12 +16,20 @@ import planner.layers
 import planner.training
 from planner.costs.terms import TERMS, Ref, Term, term
 
-STRUCTURE = ("tree", "terms")
+STRUCTURE = ("costs.tree", "costs.terms", "costs.operators")
 """Modules of costs/ that combine times and hold no equation of their own."""
+SHORTHANDS = {
+    "costs.kernels.matrix.gemm": "gemm_time",
+    "costs.kernels.prefill.prefill_attention": "prefill_time",
+    "costs.kernels.decode.decode_attention": "decode_time",
+    "costs.kernels.grouped.experts": "experts_time",
+    "costs.kernels.rates.smooth_maximum": "roofline",
+}
+"""Functions without an entry of their own, and the term beside them that they are part of."""
 
 
 def modules(package: Any) -> Iterator[Any]:
-    for item in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+    for item in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         yield importlib.import_module(item.name)
 
 
@@ -33,7 +41,7 @@ REGISTERED = [TERMS[name] for name in sorted(TERMS) if not name.startswith("test
 def closed_forms() -> Iterator[Any]:
     """Public functions of costs/ whose result is a time, a count or bytes."""
     for module in modules(planner.costs):
-        short = module.__name__.rsplit(".", 1)[1]
+        short = module.__name__.removeprefix("planner.")
         if short in STRUCTURE:
             continue
         for name, function in inspect.getmembers(module, inspect.isfunction):
@@ -44,8 +52,12 @@ def closed_forms() -> Iterator[Any]:
 
 @pytest.mark.parametrize("function", list(closed_forms()))
 def test_every_closed_form_of_costs_is_registered(function: Callable[..., Any]) -> None:
-    name = f"{function.__module__.removeprefix('planner.')}.{function.__name__}"
-    assert name in TERMS
+    module, name = function.__module__.removeprefix("planner."), function.__name__
+    assert f"{module}.{SHORTHANDS.get(f'{module}.{name}', name)}" in TERMS
+
+
+def test_a_shorthand_has_no_term_of_its_own() -> None:
+    assert SHORTHANDS.keys() & TERMS.keys() == set()
 
 
 def test_the_registry_is_not_empty_and_reaches_the_layers() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from planner.costs.topology import members, network
 from planner.specs.catalog import find_cluster
+from planner.specs.hardware import Cluster
 
 H100 = find_cluster("dgx-h100")
 RACKS = find_cluster("gb200-nvl72")
@@ -46,6 +47,23 @@ class TestNetwork:
             assert outer % inner == 0
         for domain, tier in zip(domains[:-1], RACKS.tiers, strict=False):
             assert domain <= tier.devices
+
+    @pytest.mark.parametrize(
+        ("cluster", "devices", "outermost", "nodes"),
+        [
+            (H100, 64, "node", 8),
+            (H100, 4, "node", 1),
+            (RACKS, 144, "rack", 36),
+            (find_cluster("h100-roce-7to1"), 6144, "node", 768),
+        ],
+    )
+    def test_the_fast_domain_ends_where_the_fabric_begins(
+        self, cluster: Cluster, devices: int, outermost: str, nodes: int
+    ) -> None:
+        net = network(cluster, devices)
+        assert net.tiers[net.scale_up].name == outermost
+        assert net.nodes == nodes
+        assert net.generation == cluster.accelerator.generation
 
 
 class TestMembers:

@@ -43,7 +43,7 @@ FILLED_WITH_WEIGHT_GRADIENTS = ("zb-h1", "zb-v", "dualpipe")
 """Faster devices shorten the weight gradients that fill these schedules' bubble.  Where links bound
 the stages, the idle time then grows by what the filling lost."""
 
-SHORTER_FILLING = 0.01
+SHORTER_FILLING = 0.02
 """Share of a step that this may cost."""
 
 SOFTWARES = ("megatron", "megatron-2022", "megatron-bridge", "fsdp")

@@ -32,11 +32,12 @@ def experts(
     all_rows: Seconds = 0.0,
     permute: bool = True,
     library: str | None = None,
+    weight_bytes: float | None = None,
 ) -> Seconds:
     """Time of a rank's experts on a device [s]; see ``experts_time``."""
     kernel = parameters(device, "experts", dtype, library)
     shape = (rows, active, local, hidden, width, matrices, all_rows)
-    return experts_time(kernel, device, dtype, *shape, permute=permute)
+    return experts_time(kernel, device, dtype, *shape, permute=permute, weight_bytes=weight_bytes)
 
 
 @term(
@@ -55,6 +56,7 @@ def experts_time(
     matrices: Seconds,
     all_rows: Seconds = 0.0,
     permute: bool = True,
+    weight_bytes: float | None = None,
 ) -> Seconds:
     """Time of the feed-forward of all local experts [s]; shapes broadcast to ``(n,)``.
 
@@ -72,6 +74,8 @@ def experts_time(
         Token copies over all ranks that libraries without a dispatch pass over on every rank.
     permute : bool
         Whether the rows are brought into the experts' order and back here.
+    weight_bytes : float
+        Of an element of the weights, where it differs from the rows' (weight-only quantisation).
 
     B = M active s hidden width + rows ((2 s + 2) hidden + (M + 1) 2 width).
 
@@ -89,7 +93,8 @@ def experts_time(
             2.0 * tile * COLUMN_TILE / (rate * (tile / 128.0) ** kernel.small_tile),
             (tile + COLUMN_TILE) * size / load,
         )
-        return np.maximum(1.0, tiles / device.cores) * (step * np.asarray(depth) + kernel.tile)
+        waves = np.maximum(1.0, tiles / device.cores)
+        return np.asarray(waves * (step * np.asarray(depth) + kernel.tile))
 
     fastest = np.minimum.reduce(
         [
@@ -97,7 +102,8 @@ def experts_time(
             for tile in ROW_TILES
         ]
     )
-    nbytes = matrices * active * size * hidden * width
+    weight = size if weight_bytes is None else weight_bytes
+    nbytes = matrices * active * weight * hidden * width
     nbytes = nbytes + rows * ((2.0 * size + 2.0) * hidden + (matrices + 1.0) * 2.0 * width)
     both = smooth_maximum(fastest, nbytes / (kernel.memory * bandwidth), kernel.smoothness)
     moved = kernel.moved * 6.0 * rows * hidden + kernel.passed * 2.0 * all_rows * (hidden + width)

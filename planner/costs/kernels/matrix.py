@@ -61,9 +61,11 @@ def gemm(
     n: Seconds,
     k: Seconds,
     library: str | None = None,
+    weight_bytes: float | None = None,
 ) -> Seconds:
     """Time of C[m,n] = A[m,k] B[k,n] on a device [s]; see ``gemm_time``."""
-    return gemm_time(parameters(device, "gemm", dtype, library), device, dtype, m, n, k)
+    kernel = parameters(device, "gemm", dtype, library)
+    return gemm_time(kernel, device, dtype, m, n, k, weight_bytes)
 
 
 @term(
@@ -71,9 +73,17 @@ def gemm(
     Ref("Stream-K, arXiv 2301.03598", "section 2; fitted to aiconfigurator-core 0.12.0 tables"),
 )
 def gemm_time(
-    kernel: GemmSet, device: Accelerator, dtype: str, m: Seconds, n: Seconds, k: Seconds
+    kernel: GemmSet,
+    device: Accelerator,
+    dtype: str,
+    m: Seconds,
+    n: Seconds,
+    k: Seconds,
+    weight_bytes: float | None = None,
 ) -> Seconds:
     """Time of C[m,n] = A[m,k] B[k,n] with a 16-bit result [s]; m, n, k broadcast to ``(n,)``.
+
+    ``weight_bytes`` of an element of B differ from A's in weight-only quantisation.
 
     t = launch + quantise m k / W + (T^3 + (B / (memory W))^3)^(1/3), with
     T = c (1 + heat c / (c + 3 ms)) of the tiles' time c (``on_chip``), B = s (m k + n k) + 2 m n.
@@ -87,7 +97,9 @@ def gemm_time(
     m, n, k = (np.asarray(part, dtype=float) for part in (m, n, k))
     tiles = on_chip(kernel, device, dtype, m, n, k)
     tiles = tiles * (1.0 + kernel.heat * tiles / (tiles + HEAT_TIME))
-    nbytes = OPERAND_BYTES[dtype] * (m * k + n * k) + OUTPUT_BYTES * m * n
+    size = OPERAND_BYTES[dtype]
+    weight = size if weight_bytes is None else weight_bytes
+    nbytes = size * m * k + weight * n * k + OUTPUT_BYTES * m * n
     traffic = nbytes / (kernel.memory * device.memory_bandwidth)
     joint = smooth_maximum(tiles, traffic, SMOOTHNESS)
     return kernel.launch + kernel.quantise * m * k / device.memory_bandwidth + joint

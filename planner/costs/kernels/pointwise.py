@@ -15,4 +15,6 @@ from planner.specs.hardware import Accelerator
 def elementwise(device: Accelerator, nbytes: Seconds, kernels: float = 1.0) -> Seconds:
     """Time of ``kernels`` memory-bound kernels that move ``nbytes`` in all [s]."""
     kernel = parameters(device, "elementwise", "bf16")
-    return kernels * kernel.launch + nbytes / (kernel.memory * device.memory_bandwidth)
+    rate = kernel.memory * device.memory_bandwidth
+    seconds: Seconds = kernels * kernel.launch + nbytes / rate
+    return seconds

@@ -123,8 +123,8 @@ def prefill_time(
     )
     widths = np.asarray(key_dim, dtype=float) + value_dim
     narrow, wide = np.minimum(1.0, widths / 256.0), np.minimum(1.0, 256.0 / widths)
-    rate = kernel.compute * peak(device, matrix) / device.cores
-    rate = rate * narrow**kernel.narrow * wide**kernel.wide / passes
+    shaped = narrow**kernel.narrow * wide**kernel.wide / passes
+    rate = kernel.compute * peak(device, matrix) / device.cores * shaped
     limit = np.where((np.asarray(window) > 0) & np.isfinite(window), window + kernel.edge, np.inf)
     group = heads / kv_heads if kernel.packs == "yes" else np.ones_like(heads / kv_heads)
     best = np.full(np.broadcast_shapes(batch.shape, queries.shape, widths.shape), np.inf)

@@ -23,6 +23,8 @@ OPERAND_BITS = {
     "int8": 8,
     "mxfp8": 8,
     "nvfp4": 4,
+    "mxfp4": 4,
+    "int4": 4,
 }
 
 OPERAND_BYTES = {
@@ -34,9 +36,11 @@ OPERAND_BYTES = {
     "fp8_block": 1.0 + 4.0 / 128.0,
     "mxfp8": 1.0 + 1.0 / 32.0,
     "nvfp4": 0.5 + 1.0 / 16.0,
+    "mxfp4": 0.5 + 1.0 / 32.0,
+    "int4": 0.5 + 2.0 / 128.0,
 }
 """Bytes of one operand element with its share of the scales (one fp32 per 128, one e8m0 per 32,
-one e4m3 per 16)."""
+one e4m3 per 16, one bf16 per 128 of int4)."""
 
 _WIDER = {
     "nvfp4": "mxfp8",
@@ -93,7 +97,8 @@ def smooth_maximum(a: Seconds, b: Seconds, exponent: Seconds) -> Seconds:
     """(a^p + b^p)^(1/p) for positive times [s]: the maximum for large p, the sum for p = 1."""
     longer, shorter = np.maximum(a, b), np.minimum(a, b)
     ratio = shorter / np.maximum(longer, 1e-30)
-    return longer * (1.0 + ratio**exponent) ** (1.0 / exponent)
+    joint: Seconds = longer * (1.0 + ratio**exponent) ** (1.0 / exponent)
+    return joint
 
 
 @term(
@@ -109,7 +114,8 @@ def roofline(
     """
     compute = flops / (kernel.compute * peak(device, dtype))
     memory = nbytes / (kernel.memory * device.memory_bandwidth)
-    return kernel.launch + smooth_maximum(compute, memory, 2.0)
+    seconds: Seconds = kernel.launch + smooth_maximum(compute, memory, 2.0)
+    return seconds
 
 
 SUSTAINED_FLOPS_PER_WATT = 1.1e12
