@@ -182,7 +182,7 @@ def terms(name: str | None, db: Sequence[str]) -> Rows:
     from planner.costs.terms import TERMS
 
     for room in ROOMS_WITH_TERMS:
-        for module in pkgutil.iter_modules(import_module(room).__path__, f"{room}."):
+        for module in pkgutil.walk_packages(import_module(room).__path__, f"{room}."):
             import_module(module.name)
     if name is None:
         rows: list[Sequence[object]] = [
