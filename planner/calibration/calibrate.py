@@ -203,7 +203,7 @@ def _calibrated(
     """Fit a set to three quarters of the rows and score it on the rest."""
     held = held_back(rows)
     seen, judge = rows.take(~held), rows.take(held)
-    if not len(judge.seconds):
+    if not len(judge.seconds) or not len(seen.seconds):
         raise PlannerError(
             f"{rows.name}: found {len(rows.seconds)} rows, expected enough to hold a quarter back"
         )

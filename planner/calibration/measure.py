@@ -205,7 +205,7 @@ def _gemm_fp8(torch: Any, shape: plan.Shape) -> tuple[Call, int]:
     nbytes = m * k + n * k + 2.0 * m * n
     copies = _copies(torch, nbytes)
     left, right = (
-        [one.to(torch.float8_e4m3fn) for one in _filled(torch, copies, rows, k)] for rows in (m, n)
+        [one.to(_eight_bits(torch)) for one in _filled(torch, copies, rows, k)] for rows in (m, n)
     )
     scale = torch.ones((), device="cuda")
     out = [torch.empty(m, n, device="cuda", dtype=torch.bfloat16) for _ in range(copies)]
@@ -216,6 +216,12 @@ def _gemm_fp8(torch: Any, shape: plan.Shape) -> tuple[Call, int]:
         )
 
     return call, copies
+
+
+def _eight_bits(torch: Any) -> Any:
+    """The datatype that the matrix units take: MI300's has its own exponent bias."""
+    name = getattr(torch.cuda.get_device_properties(0), "gcnArchName", "")
+    return torch.float8_e4m3fnuz if name.startswith("gfx94") else torch.float8_e4m3fn
 
 
 def _attention(

@@ -1,8 +1,9 @@
 """Public kernel measurements as rows of the project's measurement tables.
 
 The wheel of ``aiconfigurator-core`` (NVIDIA, Apache-2.0) holds measured times of single kernels in
-one parquet file for every device, library and operation.  The data are not shipped; the parameters
-fitted to them are, with attribution.  Needs pandas with pyarrow, and the unpacked wheel.
+one parquet file for every device, library and operation.  Of the data only the sample that judges
+is shipped (planner/evidence/data/kernels.csv); the fitted parameters are, with attribution.  Needs
+pandas with pyarrow, and the unpacked wheel.
 
 ``python -m planner.calibration.public_tables FOLDER OPERATION ACCELERATOR LIBRARY OUT.csv [SKIP]``
 writes one table of the newest version, without the shapes of the measurement table SKIP;

@@ -229,9 +229,9 @@ class CollectiveSet(KernelSet):
     """Weight of the rank's own share against a byte sent."""
     fill: float = parameter("time", 1e-7, 1.2e-4)
     """Time to fill the pipeline of the bandwidth protocol."""
-    nvls_switch: float = parameter("time", 0.0, 4e-4, default=0.0)
+    nvls_switch: float = parameter("time", 1e-7, 4e-4, default=0.0)
     """Set-up of the reduction in the switch."""
-    nvls_bandwidth: float = parameter("bytes/s", 0.0, 1.1e12, default=0.0)
+    nvls_bandwidth: float = parameter("bytes/s", 2e9, 1.1e12, default=0.0)
     """Bus bandwidth of the reduction in the switch; 0 without."""
 
 
@@ -253,7 +253,7 @@ class OneKernelSet(KernelSet):
     """Rate of reduce-scatter and all-gather."""
     limit: float = parameter("bytes", 5e5, 1e8)
     """Largest buffer of the own kernel."""
-    host: float = parameter("time", 0.0, 1e-4, default=0.0)
+    host: float = parameter("time", 1e-7, 1e-4, default=0.0)
     """Time of the host without CUDA graphs."""
     copy: float = parameter("number", 0.3, 1.2, default=0.9)
     """Part of the memory bandwidth at which the result is copied without CUDA graphs."""

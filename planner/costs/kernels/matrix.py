@@ -86,7 +86,8 @@ def gemm_time(
     ``weight_bytes`` of an element of B differ from A's in weight-only quantisation.
 
     t = launch + quantise m k / W + (T^3 + (B / (memory W))^3)^(1/3), with
-    T = c (1 + heat c / (c + 3 ms)) of the tiles' time c (``on_chip``), B = s (m k + n k) + 2 m n.
+    T = c (1 + heat c / (c + 3 ms)) of the tiles' time c (``on_chip``), B = s (m k + n k) + 2 m n
+    with s bytes an operand element.
 
     Grows with m, n and k.  Small products take launch + tile; large ones approach the rate
     compute P / (1 + heat), with P the dense peak.  Operands come from memory, not from cache.

@@ -100,8 +100,9 @@ def prefill_time(
     With tq query rows a tile, n tiles, K keys of the mean tile, r = compute P / cores for heads of
     128 and tiles of 128 rows:
 
-    W = n 2 tq K (key_dim + value_dim) / (r cores) + tile n / cores    (all cores' mean work)
-    L = 2 tq K_last (key_dim + value_dim) / r                          (the longest tile)
+    W = n 2 tq K (key_dim + value_dim) / (r cores)    (all cores' mean work)
+    L = 2 tq K_last (key_dim + value_dim) / r         (the longest tile)
+    and tile n / cores after them, the starts and stores of the tiles;
     B = queries, outputs, keys and values read once, new keys and values written
 
     Parameters
