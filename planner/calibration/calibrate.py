@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.calibration.fit import fit
-from planner.costs import kernels, lines, operators
+from planner.costs import kernels, operators
 from planner.errors import PlannerError
 from planner.specs.catalog import find_accelerator, find_cluster, list_clusters
-from planner.specs.hardware import Cluster
+from planner.specs.fits import OPERATIONS
+from planner.specs.folders import near
+from planner.specs.hardware import Cluster, Tier
 from planner.specs.kernel_sets import CollectiveSet, Fit, KernelSet
 from planner.specs.measurements import TEXTS, Group, shape_of
 
@@ -149,10 +151,16 @@ def _jobs(group: Group, machine: Cluster) -> Iterator[Job]:
     if group.op == "nccl":
         for collective in np.unique(group.shape["collective"].astype(str)):
             operation = operators.COLLECTIVES.get(collective, collective)
-            line, tier = _line(machine, operation)
-            one = Calibrated(machine.node, tier, operation, "", line, line.source, nothing, nothing)
+            if operation not in OPERATIONS:
+                raise PlannerError(
+                    f"{group.name}: collective: found {collective!r}{near(operation, OPERATIONS)}, "
+                    f"expected one of {', '.join(OPERATIONS)}"
+                )
+            tier, line = _tier_with_line(machine, operation)
+            place = (machine.node, tier.name, operation, "")
+            one = Calibrated(*place, line, line.source, nothing, nothing)
             of_it = group.take(group.shape["collective"] == collective)
-            yield one, (line,), of_it, _line_seconds(operation)
+            yield one, (line,), of_it, _line_seconds(tier, operation)
         return
     family = operators.FAMILIES[group.op]
     for name, rows in operators.split(group).items():
@@ -168,19 +176,15 @@ def _kernel_seconds(machine: Cluster, name: str) -> Predict:
     return lambda kernel, rows: operators.seconds(kernel, machine, name, rows)
 
 
-def _line_seconds(operation: str) -> Predict:
-    def seconds(line: CollectiveSet, rows: Group) -> Array:
-        shape = rows.shape
-        return np.asarray(lines.nccl(line, operation, shape["ranks"], shape["bytes"]))
-
-    return seconds
+def _line_seconds(tier: Tier, operation: str) -> Predict:
+    return lambda line, rows: operators.line_seconds(tier, line, operation, rows)
 
 
-def _line(machine: Cluster, operation: str) -> tuple[CollectiveSet, str]:
-    """The line of the innermost tier that has one, else the innermost tier's datasheet as one."""
+def _tier_with_line(machine: Cluster, operation: str) -> tuple[Tier, CollectiveSet]:
+    """The innermost tier with a line, else the innermost with its datasheet as one."""
     for tier in machine.tiers:
         if operation in tier.collectives:
-            return tier.collectives[operation], tier.name
+            return tier, tier.collectives[operation]
     tier = machine.tiers[0]
     rate = tier.bandwidth * tier.efficiency
     nominal = CollectiveSet(
@@ -194,7 +198,7 @@ def _line(machine: Cluster, operation: str) -> tuple[CollectiveSet, str]:
         own_copy=0.1,
         fill=1e-5,
     )
-    return nominal, tier.name
+    return tier, nominal
 
 
 def _calibrated(

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from planner.costs.lines import nccl
 from planner.costs.nccl_tuning import GENERATIONS, Generation, predict
@@ -40,7 +41,11 @@ def _generation(net: Network) -> Generation:
     return GENERATIONS.get(net.generation.lower().split()[0], GENERATIONS["other"])
 
 
-def _links(tier: Tier, ranks: Count | Seconds) -> Seconds:
+@term(
+    "min(n - 1, L) / L on a mesh of L links, else 1",
+    Ref("AMD CDNA 3 white paper", "MI300X platform: seven links, one to each other device"),
+)
+def links(tier: Tier, ranks: Count | Seconds) -> Seconds:
     """Share of a device's links that ``ranks`` peers use: all on a switch, one a peer on a mesh."""
     if tier.topology != "mesh":
         return 1.0
@@ -50,7 +55,7 @@ def _links(tier: Tier, ranks: Count | Seconds) -> Seconds:
 
 def _rate(tier: Tier, ranks: Count | Seconds) -> Seconds:
     """Bandwidth that one of ``ranks`` devices reaches on a tier [B/s]."""
-    return tier.bandwidth / tier.oversubscription * tier.efficiency * _links(tier, ranks)
+    return tier.bandwidth / tier.oversubscription * tier.efficiency * links(tier, ranks)
 
 
 def _measured(tier: Tier, operation: str) -> CollectiveSet:
@@ -67,7 +72,7 @@ def _one_tier(net: Network, tier: Tier, operation: str, ranks: Seconds, nbytes: 
     """A collective of ``ranks`` inside one domain of a fast tier [s]."""
     if operation in tier.collectives:
         line = _measured(tier, operation)
-        return nccl(line, operation, ranks, nbytes, _links(tier, ranks))
+        return nccl(line, operation, ranks, nbytes, links(tier, ranks))
     rate = _rate(tier, ranks)
     if operation == "all_to_all":
         sent = (np.asarray(ranks) - 1.0) / ranks * nbytes
@@ -78,11 +83,12 @@ def _one_tier(net: Network, tier: Tier, operation: str, ranks: Seconds, nbytes: 
 
 def _inside(
     net: Network, operation: str, counts: tuple[Count, ...], nbytes: Seconds
-) -> tuple[Seconds, Seconds, str]:
-    """Time [s] among the ranks of one fast domain, its ring bandwidth [B/s], its kind of link."""
-    seconds: Seconds = 0.0
+) -> tuple[Seconds, Seconds, NDArray[np.bool_]]:
+    """Time [s] among the ranks of one fast domain, its ring bandwidth [B/s], and whether the ring
+    passes through the host."""
+    seconds: Seconds = np.zeros(np.broadcast(*counts, nbytes).shape)
     bus: Seconds = 1.0
-    link = "nvlink"
+    hosted = np.zeros(np.shape(counts[-1]), dtype=bool)
     inner: Count = 1
     for tier, outer in zip(net.tiers, counts, strict=False):  # the outermost tier that they span
         here = np.asarray(outer) > inner
@@ -91,9 +97,9 @@ def _inside(
         ranks = np.asarray(outer, dtype=float)
         seconds = np.where(here, _one_tier(net, tier, operation, ranks, nbytes), seconds)
         bus = np.where(here, _rate(tier, outer), bus)
-        link = "pcie" if tier.topology == "host" else link
+        hosted = hosted | (here & (tier.topology == "host"))
         inner = np.maximum(outer, inner)
-    return seconds, bus, link
+    return seconds, bus, hosted
 
 
 def _reduction(
@@ -106,22 +112,25 @@ def _reduction(
     local = np.asarray(counts[fast - 1], dtype=float)
     own_share = np.where(local > 1, 1.0 / local, 1.0 / np.asarray(size))
     sent = (1.0 - 1.0 / np.asarray(size)) / np.maximum(1.0 - own_share, 1e-9)  # over one domain's
-    inside, bus, link = _inside(net, operation, counts[:fast], nbytes * sent)
+    inside, bus, hosted = _inside(net, operation, counts[:fast], nbytes * sent)
     if fast == len(net.tiers) or np.all(local == size):
         return inside
     total: Seconds = np.inf
-    latency = NETWORK_LATENCY
+    network: Seconds = 0.0
     inner: Count = counts[fast - 1]
     for tier, outer in zip(net.tiers[fast:], counts[fast:], strict=True):
         spanned = np.asarray(outer) > inner
         total = np.minimum(total, np.where(spanned, inner * _rate(tier, outer), np.inf))
-        latency = max(latency, tier.latency) if np.any(spanned) else latency
+        network = np.maximum(network, np.where(spanned, tier.latency / NETWORK_LATENCY, 0.0))
         inner = outer
     nic = np.where(np.isfinite(total), total, 1.0) / local
     ranks = np.asarray(size, dtype=float)
     nodes = ranks / local
-    kind, network = _generation(net), net.tiers[fast].latency / NETWORK_LATENCY
-    many = predict(operation, ranks, nodes, nbytes, kind, bus, nic, link, network)
+    kind = _generation(net)
+    many = predict(operation, ranks, nodes, nbytes, kind, bus, nic, "nvlink", network)
+    if np.any(hosted):
+        through = predict(operation, ranks, nodes, nbytes, kind, bus, nic, "pcie", network)
+        many = np.where(hosted, through, many)
     return np.where(nodes > 1, np.maximum(inside, many), inside)
 
 

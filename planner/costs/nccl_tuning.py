@@ -105,7 +105,7 @@ def predict(
     bus: Seconds,
     nic: Seconds,
     link: str = "nvlink",
-    network: float = 1.0,
+    network: Seconds = 1.0,
 ) -> Seconds:
     """Time of the fastest algorithm and protocol [s]; all arguments but names broadcast.
 
@@ -119,7 +119,7 @@ def predict(
         Buffer of an all-reduce, whole output of an all-gather, input of a reduce-scatter [B].
     bus, nic : float or (n,)
         Bus bandwidth of a ring inside one node; network bandwidth a rank has [B/s].
-    network : float
+    network : float or (n,)
         Network latency over NCCL's constants.
     """
     local = size / nodes

@@ -11,18 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.costs import deepep, kernels, lines
+from planner.costs import collectives, deepep, kernels, lines
 from planner.costs.kernels import Decode
 from planner.costs.routing import busiest_rank
 from planner.errors import PlannerError
-from planner.specs.hardware import Accelerator, Cluster
+from planner.specs.folders import near
+from planner.specs.hardware import Accelerator, Cluster, Tier
+from planner.specs.kernel_sets import CollectiveSet
 from planner.specs.measurements import Group
 
 LATENT_KEY, LATENT_VALUE = 576, 512
 """Width of the cached latent with its rotary part, and of the latent alone (DeepSeek-V2, V3)."""
 FULL_KEY, FULL_VALUE = 192, 128
 """Width of a head's keys and values in prefill (DeepSeek-V2, V3)."""
-CACHE_BYTES = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0}
+CACHE_BYTES = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0}
 TWO_MATRICES = "nongated"
 """Part of the name of kernels for experts without a gate."""
 
@@ -63,8 +65,12 @@ def predict(group: Group, cluster: Cluster) -> NDArray[np.float64]:
 
 
 def library_of(group: Group) -> str:
-    """Name of the group's library, without the version; memory copies have any."""
-    return "any" if group.op == "memory" else group.library.split()[0]
+    """Name of the group's library, without the version; elementwise kernels have any."""
+    if group.op == "memory":
+        return "any"
+    if not group.library:
+        raise PlannerError(f"{group.name}: found no library, expected its name and version")
+    return group.library.split()[0]
 
 
 def set_name(op: str, dtype: str, kv_dtype: str = "") -> str:
@@ -129,14 +135,14 @@ def _prefill(kernel: Any, device: Accelerator, name: str, group: Group) -> Any:
         FULL_VALUE if latent else shape["head_dim"],
         shape["cached_len"],
         0.0 if latent else shape["window"],
-        kv_bytes=CACHE_BYTES[name.rpartition("-")[2]],
+        kv_bytes=_cache_bytes(group, name.rpartition("-")[2]),
     )
 
 
 def _decode(kernel: Any, device: Accelerator, group: Group) -> Any:
     shape = group.shape
     latent = group.op.startswith("mla")
-    sizes = np.array([CACHE_BYTES[str(cache)] for cache in shape["kv_dtype"]])
+    sizes = np.array([_cache_bytes(group, str(cache)) for cache in shape["kv_dtype"]])
     return kernels.decode_time(
         kernel,
         device,
@@ -151,6 +157,16 @@ def _decode(kernel: Any, device: Accelerator, group: Group) -> Any:
             0.0 if latent else shape["window"],
         ),
     )
+
+
+def _cache_bytes(group: Group, dtype: str) -> float:
+    """Bytes of an element of a cache."""
+    if dtype not in CACHE_BYTES:
+        raise PlannerError(
+            f"{group.name}: kv_dtype: found {dtype!r}{near(dtype, CACHE_BYTES)}, expected one of "
+            f"{', '.join(CACHE_BYTES)}"
+        )
+    return CACHE_BYTES[dtype]
 
 
 def _experts(kernel: Any, device: Accelerator, name: str, group: Group) -> Any:
@@ -174,26 +190,29 @@ def _experts(kernel: Any, device: Accelerator, name: str, group: Group) -> Any:
 
 
 def _nccl(group: Group, cluster: Cluster) -> NDArray[np.float64]:
-    """Collectives inside the node, or the rack, that a row's ranks fit into."""
-    shape = group.shape
+    """Collectives on the innermost tier that has a line of each."""
     found = np.empty(len(group.seconds))
-    for collective in np.unique(shape["collective"].astype(str)):
-        rows = shape["collective"] == collective
-        line = collective_line(cluster, COLLECTIVES.get(collective, collective))
-        found[rows] = lines.nccl(
-            line,
-            COLLECTIVES.get(collective, collective),
-            shape["ranks"][rows],
-            shape["bytes"][rows],
-        )
+    for collective in np.unique(group.shape["collective"].astype(str)):
+        rows = group.shape["collective"] == collective
+        operation = COLLECTIVES.get(collective, collective)
+        tier = collective_tier(cluster, operation)
+        found[rows] = line_seconds(tier, tier.collectives[operation], operation, group.take(rows))
     return found
 
 
-def collective_line(cluster: Cluster, operation: str) -> Any:
-    """The measured line of the innermost tier that has one."""
+def line_seconds(
+    tier: Tier, line: CollectiveSet, operation: str, group: Group
+) -> NDArray[np.float64]:
+    """Time of rows of one collective on a tier with a line [s]."""
+    ranks, nbytes = group.shape["ranks"], group.shape["bytes"]
+    return np.asarray(lines.nccl(line, operation, ranks, nbytes, collectives.links(tier, ranks)))
+
+
+def collective_tier(cluster: Cluster, operation: str) -> Tier:
+    """The innermost tier that has a measured line."""
     for tier in cluster.tiers:
         if operation in tier.collectives:
-            return tier.collectives[operation]
+            return tier
     raise PlannerError(f"{cluster.name} has no measured line of {operation}.")
 
 
@@ -201,7 +220,7 @@ def _all_reduce(kernel: Any, cluster: Cluster, group: Group) -> Any:
     eager = np.array(["eager" in str(name) for name in group.shape["kernel"]])
     return lines.one_kernel(
         kernel,
-        collective_line(cluster, "all_reduce"),
+        collective_tier(cluster, "all_reduce").collectives["all_reduce"],
         group.shape["ranks"],
         group.shape["bytes"],
         eager,

@@ -76,7 +76,10 @@ def busiest_rank(
     low, high = (1.0, max(1.0001, 0.8 * tokens)) if rows > experts else (0.01, 2.0)
     power = 1.0 - exponent
     uniform = random.random((DRAWS, experts))
-    loads = (low**power + uniform * (high**power - low**power)) ** (1.0 / power)
+    if power == 0.0:
+        loads = low * (high / low) ** uniform
+    else:
+        loads = (low**power + uniform * (high**power - low**power)) ** (1.0 / power)
     counts = np.round(loads / loads.sum(axis=1, keepdims=True) * rows)
     counts = np.stack([_complete(one, rows, tokens, random) for one in counts])
     groups = counts[:, : local * (experts // local)].reshape(DRAWS, -1, local)
@@ -86,11 +89,12 @@ def busiest_rank(
 
 def _exponent(routing: str) -> float:
     try:
-        return float(routing.removeprefix(POWER_LAW))
+        exponent = float(routing.removeprefix(POWER_LAW))
     except ValueError:
-        raise PlannerError(
-            f"routing: found {routing!r}, expected {BALANCED} or {POWER_LAW}1.2"
-        ) from None
+        exponent = np.nan
+    if not np.isfinite(exponent):
+        raise PlannerError(f"routing: found {routing!r}, expected {BALANCED} or {POWER_LAW}1.2")
+    return exponent
 
 
 def _complete(

@@ -12,7 +12,7 @@ A borrowed set says ``like NAME``, and its error grows by what a transfer betwee
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,9 @@ Kernels = dict[str, dict[str, dict[str, KernelSet]]]
 """Family -> library -> datatype -> set."""
 Lines = dict[str, dict[str, CollectiveSet]]
 """Tier -> operation -> line."""
+
+OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
+"""Collectives that a tier has lines of."""
 
 FIT_FIELDS = ("version", "rows", "error", "median", "bias", "range")
 TRANSFER_ERROR = 0.1
@@ -70,13 +73,19 @@ def read_fits(name: str, folders: Sequence[Path], like: Any) -> Kernels:
     return found
 
 
-def read_lines(name: str, folders: Sequence[Path]) -> Lines:
-    """Lines of collectives of a node by tier, the user's before the packaged ones."""
+def read_lines(name: str, folders: Sequence[Path], tiers: Collection[str]) -> Lines:
+    """Lines of collectives of a node by tier, the user's before the packaged ones.
+
+    ``tiers`` are those that the node has.
+    """
     found: Lines = {}
     for place, data in _files(name, folders):
-        for tier, lines in as_mapping(place / "collectives", data.get("collectives", {})).items():
+        of_tiers = as_mapping(place / "collectives", data.get("collectives", {}))
+        check_keys(place / "collectives", of_tiers, tiers)
+        for tier, lines in of_tiers.items():
             here = place / f"collectives.{tier}"
-            for operation, entry in as_mapping(here, lines).items():
+            check_keys(here, as_mapping(here, lines), OPERATIONS)
+            for operation, entry in lines.items():
                 line = _read_set(here / operation, as_mapping(here, entry), CollectiveSet, None)
                 line = replace(line, fit=_fit(here / operation, data, entry))
                 found.setdefault(tier, {}).setdefault(operation, line)
@@ -192,10 +201,27 @@ def _fit(place: Place, data: Mapping[str, Any], fields: Mapping[str, Any]) -> Fi
     if note is not None:
         text = f"{ASSUMED}: {note}" + (f" [{text}]" if text else "")
     ranges = as_mapping(place / "range", fields.get("range", {}))
-    known = {name: fields[name] for name in ("rows", "error", "median", "bias") if name in fields}
+    known = {
+        name: _number(place / name, fields[name])
+        for name in ("rows", "error", "median", "bias")
+        if name in fields
+    }
     return Fit(
         source=text,
         version=str(fields.get("version", "")),
-        range={name: (float(low), float(high)) for name, (low, high) in ranges.items()},
+        range={name: _ends(place / f"range.{name}", ends) for name, ends in ranges.items()},
         **known,
     )
+
+
+def _number(place: Place, found: object) -> Any:
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise PlannerError(f"{place}: found {found!r}, expected a number")
+    return found
+
+
+def _ends(place: Place, found: object) -> tuple[float, float]:
+    """Smallest and largest value of a part of the shapes."""
+    if not isinstance(found, list) or len(found) != 2:
+        raise PlannerError(f"{place}: found {found!r}, expected two numbers")
+    return float(_number(place, found[0])), float(_number(place, found[1]))

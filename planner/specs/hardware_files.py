@@ -148,10 +148,13 @@ def _tiers(
     whole: Value | None = None,
     lenders: Lenders = (),
 ) -> tuple[Tier, ...]:
-    """Tiers in the order of the file; ``whole`` is the size of the last where that is open."""
-    lines = read_lines(place.file.stem, folders)
+    """Tiers in the order of the file.
+
+    ``whole`` is the size of a cluster's last tier; measured lines belong to the tiers of nodes.
+    """
+    found = as_mapping(place / "tiers", entries)
+    lines = read_lines(place.file.stem, folders, found) if whole is None else {}
     place = place / "tiers"
-    found = as_mapping(place, entries)
     last = next(reversed(found), None)
     return tuple(
         _tier(

@@ -11,7 +11,8 @@ from planner.specs.config_fields import Fields
 def quantization(fields: Fields) -> str | None:
     """What ``quantization_config`` says, as a datatype: ``fp8``, ``mxfp4``, ``int4``.
 
-    A second datatype for the experts follows a plus sign; None for unquantized weights.
+    ``fp8_block`` has a scale for every block of weights.  A second datatype for the experts
+    follows a plus sign; None for unquantized weights.
     """
     key, found = fields.first("quantization_config")
     if found is None:
@@ -28,7 +29,7 @@ def quantization(fields: Fields) -> str | None:
 def _datatype(found: Mapping[str, Any]) -> str | None:
     method = str(found.get("quant_method", "")).lower()
     if method in ("fp8", "fbgemm_fp8"):
-        return "fp8"
+        return "fp8_block" if found.get("weight_block_size") else "fp8"
     if method in ("mxfp4", "nvfp4", "mxfp8"):
         return method
     groups = found.get("config_groups")

@@ -106,7 +106,8 @@ def read(path: Path) -> list[Group]:
             reader = csv.DictReader(file)
             _check_columns(path, reader.fieldnames or ())
             found: dict[tuple[str, str, str, str], list[_Row]] = {}
-            for line, cells in enumerate(reader, start=2):
+            for cells in reader:
+                line = reader.line_num
                 op, device, library, dtype = (
                     str(cells[name] or "").strip() for name in COLUMNS[:4]
                 )
@@ -143,7 +144,9 @@ def _check_columns(path: Path, names: Iterable[str]) -> None:
             )
 
 
-def _row(where: str, cells: Mapping[str, str]) -> tuple[dict[str, Any], float]:
+def _row(where: str, cells: Mapping[Any, Any]) -> tuple[dict[str, Any], float]:
+    if None in cells:
+        raise PlannerError(f"{where}: found {cells[None]} after the last column, expected nothing")
     operation = (cells["op"] or "").strip()
     if operation not in SHAPES:
         raise PlannerError(
@@ -165,12 +168,16 @@ def _row(where: str, cells: Mapping[str, str]) -> tuple[dict[str, Any], float]:
 def _shape(where: str, operation: str, text: str) -> dict[str, Any]:
     known = SHAPES[operation]
     shape: dict[str, Any] = {name: _UNSAID[name] for name in known if name in _UNSAID}
+    seen: set[str] = set()
     for pair in filter(None, text.split(";")):
         name, _, value = pair.partition("=")
         if name not in known:
             raise PlannerError(
                 f"{where}: found {pair!r}{near(name, known)}, expected {', '.join(known)}"
             )
+        if name in seen:
+            raise PlannerError(f"{where}: found {pair!r}, expected {name} once")
+        seen.add(name)
         if name in TEXTS:
             shape[name] = value
             continue
@@ -178,7 +185,7 @@ def _shape(where: str, operation: str, text: str) -> dict[str, Any]:
             shape[name] = int(value)
         except ValueError:
             raise PlannerError(f"{where}: found {pair!r}, expected a whole number") from None
-        if shape[name] < 1 and name not in _UNSAID:
+        if shape[name] < (0 if name in _UNSAID else 1):
             raise PlannerError(f"{where}: found {pair!r}, expected a positive number")
     for name in known:
         if name not in shape:

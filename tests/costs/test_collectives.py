@@ -87,13 +87,7 @@ class TestEveryCollective:
             assert least <= slower <= most
 
 
-def mixed(cluster: str) -> pytest.MarkDecorator:
-    """What fails of a cluster whose nodes have host links: a whole batch is taken for PCIe."""
-    hosts = {"a100-pcie-ib", "h100-pcie-ib", "l40s-pcie", "rtx-4090-pcie"}
-    return pytest.mark.xfail(cluster in hosts, reason="_inside: link is one word for a batch")
-
-
-@pytest.mark.parametrize("cluster", [pytest.param(c, marks=mixed(c)) for c in list_clusters()])
+@pytest.mark.parametrize("cluster", list_clusters())
 def test_a_batch_is_its_rows(cluster: str) -> None:
     devices = 16 * machine(cluster).devices_per_node
     net = job(cluster, devices)

@@ -99,14 +99,13 @@ class TestSustained:
                     found = after.kernels[family][library][dtype]
                     assert getattr(found, "compute", 1.0) <= getattr(one, "compute", 1.0)
 
-    @pytest.mark.parametrize(("side", "slower"), [(512, 0.998), (2048, 1.05), (32768, 0.998)])
+    @pytest.mark.parametrize(("side", "slower"), [(512, 1.0), (2048, 1.05), (32768, 1.0)])
     def test_a_long_product_is_hot_and_a_short_one_becomes_so(
         self, side: int, slower: float
     ) -> None:
-        """Heat stretches loads from cache too, the sustained rate does not: a thousandth less."""
         hot = kernels.gemm(kernels.sustained(H100), "bf16", side, side, side)
         ratio = float(hot / kernels.gemm(H100, "bf16", side, side, side))
-        assert slower <= ratio < 1.2
+        assert slower <= ratio < 1.25
 
     @pytest.mark.parametrize(("dtype", "rate"), [("bf16", 1.1e14), ("fp8", 2.2e14)])
     def test_the_power_limit_bounds_the_rate(self, dtype: str, rate: float) -> None:

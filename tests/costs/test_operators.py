@@ -174,17 +174,11 @@ DECODE = "batch=1;kv_len=9;heads=8;kv_heads=8;head_dim=64;kv_dtype="
             ),
             "a100-sxm-80g has no combine_low_latency kernels",
         ),
-        pytest.param(
+        (DGX, ("gemm", "", "bf16", GEMM), "found no library, expected its name"),
+        (
             DGX,
-            ("gemm", "", "bf16", GEMM),
-            "library",
-            marks=pytest.mark.xfail(raises=IndexError, reason="library_of splits an empty cell"),
-        ),
-        pytest.param(
-            DGX,
-            ("attention_decode", "vllm 1", "bf16", DECODE + "int8"),
-            "int8",
-            marks=pytest.mark.xfail(raises=KeyError, reason="CACHE_BYTES has no int8"),
+            ("attention_decode", "vllm 1", "bf16", DECODE + "int4"),
+            "no attention_decode kernels for int4",
         ),
     ],
 )

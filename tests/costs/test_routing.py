@@ -63,7 +63,6 @@ class TestBusiestRank:
         with pytest.raises(PlannerError, match="routing: found 'zipf', expected balanced"):
             busiest_rank(8, 2, 8, 1, "zipf")
 
-    @pytest.mark.xfail(raises=(ZeroDivisionError, ValueError), reason="exponents 1 and nan")
     @pytest.mark.parametrize("exponent", ["1.0", "nan"])
     def test_any_exponent_has_rows_or_is_refused(self, exponent: str) -> None:
         try:

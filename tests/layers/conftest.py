@@ -92,9 +92,7 @@ def spied_flops(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], objec
         matrices: Any, **options: Any,
     ) -> Any:  # fmt: skip
         counted.append(float(np.sum(2.0 * matrices * rows * hidden * width)))
-        return grouped(
-            device, dtype, rows, active, local, hidden, width, matrices, **options
-        )
+        return grouped(device, dtype, rows, active, local, hidden, width, matrices, **options)
 
     def count_roofline(device: Any, kernel: Any, dtype: str, flops: Any, nbytes: Any) -> Any:
         counted.append(float(np.sum(flops)))

@@ -102,7 +102,7 @@ class TestOverlay:
 
     def test_a_device_without_a_file_has_no_sets(self, write: Write) -> None:
         assert read(write(kernels("gemm", "vllm", "bf16", GEMM)), "another") == {}
-        assert read_lines("another", [write("source: mine\n")]) == {}
+        assert read_lines("another", [write("source: mine\n")], ["node"]) == {}
 
 
 class TestProvenance:
@@ -292,7 +292,6 @@ class TestRefused:
         assert message in str(error.value)
 
 
-@pytest.mark.xfail(reason="_fit takes what it finds; read_lines takes any tier and operation")
 @pytest.mark.parametrize(
     "text",
     [

@@ -191,7 +191,6 @@ class TestRefused:
             read(path)
         assert str(error.value).startswith(f"{path}: {message}")
 
-    @pytest.mark.xfail(reason="lines are counted by rows of the reader, and shapes kept as found")
     @pytest.mark.parametrize(
         ("rows", "message"),
         [

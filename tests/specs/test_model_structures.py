@@ -57,7 +57,7 @@ def test_deepseek_v3_has_three_dense_layers_latent_attention_and_mtp() -> None:
     assert count.total / 1e9 == pytest.approx(671.03, abs=0.005)
     assert count.mtp / 1e9 == pytest.approx(11.61, abs=0.005)
     assert len(model.mtp_layers) == 1
-    assert model.quantization == "fp8"
+    assert model.quantization == "fp8_block"
 
 
 def test_the_sparse_indexer_adds_0_85_billion_to_deepseek_v3_2() -> None:
@@ -174,7 +174,7 @@ def test_deepseek_v4_compresses_keys_by_4_and_128() -> None:
     assert [a.compression for a in attentions[:6]] == [0, 0, 4, 128, 4, 128]
     assert all((a.indexer is not None) == (a.compression == 4) for a in attentions)
     assert all(a.key_is_value and a.window == 128 for a in attentions)
-    assert model.quantization == "fp8+fp4 experts"
+    assert model.quantization == "fp8_block+fp4 experts"
 
 
 def test_minimax_m3_selects_blocks_in_its_sparse_layers() -> None:
@@ -222,7 +222,12 @@ def test_nemotron_pairs_each_mixer_with_the_experts_that_follow() -> None:
 
 @pytest.mark.parametrize(
     ("name", "quantization"),
-    [("kimi-k2.5", "int4"), ("kimi-k3", "mxfp4"), ("minimax-m2.5", "fp8"), ("llama-3-8b", None)],
+    [
+        ("kimi-k2.5", "int4"),
+        ("kimi-k3", "mxfp4"),
+        ("minimax-m2.5", "fp8_block"),
+        ("llama-3-8b", None),
+    ],
 )
 def test_the_published_datatype_is_read(name: str, quantization: str | None) -> None:
     assert find_model(name).quantization == quantization

@@ -146,8 +146,13 @@ def sustained(device: Accelerator) -> Accelerator:
             return kernel
         most = limit * 16.0 / OPERAND_BITS[dtype] / peak(device, dtype)
         if hasattr(kernel, "heat"):  # a step is long enough to be hot throughout
+            slower = 1.0 + kernel.heat
             return replace(
-                kernel, compute=min(kernel.compute / (1.0 + kernel.heat), most), heat=0.0
+                kernel,
+                compute=min(kernel.compute / slower, most),
+                cache=kernel.cache / slower,
+                tile=kernel.tile * slower,
+                heat=0.0,
             )
         return replace(kernel, compute=min(kernel.compute, most))
 
