@@ -15,6 +15,9 @@ import pytest
 
 import planner
 
+HGX = ("--cluster", "hgx-h200")
+CHAT = ("--isl", "4000", "--osl", "500", "--ttft", "2s", "--tpot", "50ms")
+
 CASES = {
     "gpt3-175b on 4096 H100": (
         *("train", "gpt3-175b", "--cluster", "dgx-h100", "--devices", "4096"),
@@ -24,6 +27,9 @@ CASES = {
         *("train", "deepseek-v3", "--cluster", "h800-ib", "--devices", "2048"),
         *("--seq-len", "4096", "--global-batch", "15360"),
     ),
+    "qwen3-32b served by 32 H200": ("serve", "qwen3-32b", *HGX, "--devices", "32", *CHAT),
+    "deepseek-v3 served by 32 H200": ("serve", "deepseek-v3", *HGX, "--devices", "32", *CHAT),
+    "deepseek-v3 served by 1024 H200": ("serve", "deepseek-v3", *HGX, "--devices", "1024", *CHAT),
     "--help": ("--help",),
 }
 ROUNDS = 3

@@ -1,4 +1,4 @@
-"""roofplan: the best configurations to train a large language model, ranked and explained.
+"""roofplan: the best configurations to train or serve a large language model, ranked, explained.
 
 An analytical performance model and a search; no GPU is needed.
 
@@ -19,6 +19,7 @@ from planner.errors import Infeasible, PlannerError
 if TYPE_CHECKING:
     from planner.results.plan import Plan
     from planner.results.ranking import Ranking
+    from planner.serving.plan import plan_serving
     from planner.specs.catalog import find_accelerator, find_cluster, list_clusters
     from planner.specs.models_catalog import find_model, list_models
     from planner.specs.parallelism import Configuration
@@ -41,6 +42,7 @@ __all__ = [
     "list_clusters",
     "list_models",
     "load",
+    "plan_serving",
     "plan_training",
 ]
 
@@ -55,6 +57,7 @@ _HOMES = {
     "list_clusters": "planner.specs.catalog",
     "list_models": "planner.specs.models_catalog",
     "load": "planner.training.saved",
+    "plan_serving": "planner.serving.plan",
     "plan_training": "planner.training.plan",
 }
 """Names that are imported when they are first used, so that ``--help`` answers at once."""

@@ -22,6 +22,7 @@ from planner.errors import PlannerError
 
 COMMANDS = {
     "train": "Rank the ways to pre-train a model on a cluster, or cost one.",
+    "serve": "Rank the ways to serve a model on a cluster.",
     "explain": "Show why a plan of a result file takes its time.",
     "compare": "Show what makes the difference between two plans of a result file.",
     "show": "List the hardware, clusters, models, equations and axes, or describe one.",
@@ -87,7 +88,7 @@ def roofplan(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Plan LLM training: the best configurations for a model on a cluster, ranked and explained."""
+    """Plan LLM training and serving: the best configurations on a cluster, ranked and explained."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
-from planner.cli.output import FORMATS, check_format, draw, emit, format_of, is_terminal, tell
+from planner.cli.answer import answer
+from planner.cli.output import FORMATS, check_format, format_of
 from planner.cli.plan_file import Given, read_plan
 from planner.cli.progress import Bar
 from planner.cli.training_options import OPTIONS, axis_flags, axis_help
 from planner.errors import PlannerError
-from planner.results.files import check_writable, write
-from planner.results.ranking import Ranking
+from planner.results.files import check_writable
 from planner.specs.parallelism import TRAINING_AXES
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -46,7 +46,7 @@ def train(**options: Any) -> None:
 
     with Bar() as bar:
         ranking = plan_training(model, progress=bar, **question)
-    _answer(ranking, format_of(form, output), output)
+    answer(ranking, format_of(form, output), output)
 
 
 def _take(given: Given, name: str) -> str | None:
@@ -90,39 +90,6 @@ def _setting(item: str) -> tuple[str, str]:
     if not (equals and field.strip() and value.strip()):
         raise PlannerError(f"--set: found {item!r}, expected hardware.FIELD=VALUE.")
     return field.strip(), value.strip()
-
-
-def _answer(ranking: Ranking, form: str, output: str | None) -> None:
-    """Write the file that was asked for, and show the ranking on a terminal or in a pipe."""
-    if output:
-        write(output, _text(ranking, form))
-        tell(f"wrote {output}")
-    if is_terminal() and (output or form == "table"):
-        _show(ranking)
-    elif not output:
-        emit(_text(ranking, form))
-    for note in ranking.plans[0].notes if len(ranking) == 1 else ():
-        tell(f"note: {note}")
-
-
-def _text(ranking: Ranking, form: str) -> str:
-    from planner.results.tables import ranking_csv, ranking_tsv
-
-    if form == "json":
-        return ranking.to_json()
-    return (ranking_csv if form == "csv" else ranking_tsv)(ranking, ranking.pareto or None)
-
-
-def _show(ranking: Ranking) -> None:
-    """The table for a person, and the front below it."""
-    from planner.results.tables import ranking_table
-
-    draw(ranking)
-    if ranking.pareto:
-        from rich.console import Console
-
-        draw(f"Front of step time against {ranking.inputs['pareto']}:")
-        draw(ranking_table(ranking, ranking.pareto, Console().width))
 
 
 def _signature() -> inspect.Signature:

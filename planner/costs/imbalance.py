@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,9 +38,9 @@ def distinct_experts(
     popularity : float
         Standard deviation of ln w; 0 is uniform routing.
     """
-    from scipy.special import ndtri
-
-    weight = np.exp(popularity * ndtri((np.arange(experts) + 0.5) / experts))
+    normal = NormalDist().inv_cdf
+    quantiles = [normal((rank + 0.5) / experts) for rank in range(experts)]
+    weight = np.exp(popularity * np.array(quantiles))
     chosen = np.minimum(top_k * weight / weight.sum(), 1.0 - 1e-12)
     missed = np.log1p(-chosen)
     together = np.asarray(tokens, dtype=float)[..., np.newaxis] * missed

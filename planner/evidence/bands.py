@@ -5,7 +5,8 @@ results.  Its form::
 
     {"version": 1, "training": {"time": {"all": {"p90": 0.31, "rows": 900},
                                          "Ampere": {...}, "megatron on Ampere": {...}},
-                                "memory": {...}}}
+                                "memory": {...}},
+     "serving": {"time": {...}}}
 
 A key is ``all``, a device generation, or ``<software> on <generation>``.
 """
@@ -30,8 +31,12 @@ FEW = 5
 """A group with fewer rows makes no band of its own."""
 
 
-def bands(predictions: Sequence[Prediction], generation: Callable[[str], str]) -> dict[str, Any]:
-    """Error bands of training.
+def bands(
+    training: Sequence[Prediction],
+    generation: Callable[[str], str],
+    serving: Sequence[Prediction] = (),
+) -> dict[str, Any]:
+    """Error bands of training and of serving, whose time is that of an output token.
 
     Parameters
     ----------
@@ -39,13 +44,13 @@ def bands(predictions: Sequence[Prediction], generation: Callable[[str], str]) -
         From an accelerator's name in the tables to its device generation.
     """
 
-    def group(rows: Sequence[Prediction]) -> dict[str, dict[str, float | int]]:
+    def group(rows: Sequence[Prediction], ran: Callable[[Any], tuple[str, str]]) -> dict[str, Any]:
         found: dict[str, list[float]] = {"all": []}
         for p in rows:
             if p.ape is None:
                 continue
-            device = generation(p.row.accelerator)
-            software = defaults.software_name(p.row)
+            software, accelerator = ran(p.row)
+            device = generation(accelerator)
             for key in ("all", device, f"{software} on {device}"):
                 found.setdefault(key, []).append(p.ape)
         return {
@@ -54,16 +59,26 @@ def bands(predictions: Sequence[Prediction], generation: Callable[[str], str]) -
             if len(values) >= FEW
         }
 
+    def trained(row: Any) -> tuple[str, str]:
+        return defaults.software_name(row), row.accelerator
+
+    def served(row: Any) -> tuple[str, str]:
+        return row.cells["engine"], row.cells["accelerator"]
+
+    tokens = [p for p in serving if p.row.metric == "tpot_mean_s"]
     return {
         "version": VERSION,
         "training": {
-            "time": group(time_rows(predictions)),
-            "memory": group(memory_rows(predictions)),
+            "time": group(time_rows(training), trained),
+            "memory": group(memory_rows(training), trained),
         },
+        "serving": {"time": group(tokens, served)},
     }
 
 
-def write_bands(predictions: Sequence[Prediction], path: Path = BANDS) -> dict[str, Any]:
+def write_bands(
+    training: Sequence[Prediction], serving: Sequence[Prediction], path: Path = BANDS
+) -> dict[str, Any]:
     """Write the bands of a report's rows and return them."""
     from planner.specs.catalog import find_cluster
 
@@ -75,6 +90,6 @@ def write_bands(predictions: Sequence[Prediction], path: Path = BANDS) -> dict[s
             known[accelerator] = cluster.accelerator.generation
         return known[accelerator]
 
-    found = bands(predictions, generation)
+    found = bands(training, generation, serving)
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found

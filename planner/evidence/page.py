@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from planner.evidence import fit
+from planner.evidence import fit, fit_engines, serving
 from planner.evidence.claims import claims
+from planner.evidence.claims_kernels import kernel_claims
+from planner.evidence.claims_serving import serving_claims
 from planner.evidence.defaults import CLUSTERS, DEFAULTS
 from planner.evidence.predict import Prediction
 from planner.evidence.score import SET_A, grouped, table
@@ -23,7 +25,7 @@ def page(report: Report) -> str:
     blocks = [_intro()]
     for name, rows in report.tables.items():
         blocks += _table(name, rows)
-    blocks += [_claims(report), _defaults(), _parameters()]
+    blocks += [_claims(report), _defaults(), _parameters(), _engines()]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -118,7 +120,11 @@ def _claims(report: Report) -> str:
         "| promise | found | from | to | holds |",
         "|---|---:|---:|---:|---|",
     ]
-    found = claims(report.tables.get("training", []), report.tables.get("training_oom", []))
+    found = [
+        *claims(report.tables.get("training", []), report.tables.get("training_oom", [])),
+        *kernel_claims(report.tables.get("kernels", [])),
+        *serving_claims(report.tables.get("serving", [])),
+    ]
     for c in found:
         verdict = "yes" if c.holds else f"**no**: {c.missed}"
         lines.append(f"| {c.name} | {c.value:.3g} | {c.low:g} | {c.high:g} | {verdict} |")
@@ -135,6 +141,8 @@ def _defaults() -> str:
         "|---|---|---|",
     ]
     lines += [f"| {item.field} | {item.value} | {item.reason} |" for item in DEFAULTS]
+    lines += ["", "A row of the serving table:", "", "| field | taken to be |", "|---|---|"]
+    lines += [f"| {field} | {value} |" for field, value in serving.DEFAULTS.items()]
     lines += ["", "An accelerator stands in its reference cluster:"]
     lines += [", ".join(f"{device} in {cluster}" for device, cluster in CLUSTERS.items()) + "."]
     return "\n".join(lines)
@@ -169,4 +177,37 @@ def _parameters() -> str:
         )
     if result["parameters"] != current:
         lines += ["", "The parameters have changed since this table was made."]
+    return "\n".join(lines)
+
+
+def _engines() -> str:
+    lines = [
+        "## Fitted numbers of inference engines",
+        "",
+        "Four for an engine, chosen on a grid from the aggregated runs with a stated concurrency;"
+        " the generic engine has those of vLLM.",
+        "",
+        "| engine | step | token | first | together |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    found = fit_engines.result()
+    for name, one in found.items():
+        p = one["parameters"]
+        lines.append(
+            f"| {name} | {p['step'] * 1e3:.1f} ms | {p['token'] * 1e6:.0f} us"
+            f" | {p['first'] * 1e3:.0f} ms | {p['together']:.1f} |"
+        )
+    lines += [
+        "",
+        "Median error by model with these numbers, and with numbers chosen on all other models:",
+        "",
+        "| engine | model | metric | rows | fitted | left out |",
+        "|---|---|---|---:|---:|---:|",
+    ]
+    for name, one in found.items():
+        for model, metrics in one["models"].items():
+            for metric, e in metrics.items():
+                cells = [name, model, metric, str(e["rows"])]
+                cells += [f"{e['fitted']:.1%}", f"{e['left_out']:.1%}"]
+                lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

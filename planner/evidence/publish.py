@@ -19,7 +19,7 @@ def publish(report: Report, page: Path = PAGE, bands: Path = BANDS) -> None:
     """Write the validation page and the error bands of a report over the project's own tables."""
     page.parent.mkdir(parents=True, exist_ok=True)
     write_page(report, page)
-    write_bands(report.tables["training"], bands)
+    write_bands(report.tables["training"], report.tables["serving"], bands)
 
 
 if __name__ == "__main__":

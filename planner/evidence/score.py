@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.evidence.predict import Prediction
-from planner.evidence.tables import MEMORY_METRICS, TIME_METRICS
+from planner.evidence.tables import MEMORY_METRICS, SERVING_METRICS, TIME_METRICS
 from planner.specs.measurements import SHAPES
 
 SET_A = frozenset({"zero", "precision"})
@@ -84,7 +84,7 @@ def grouped(
 
 
 def is_time(prediction: Prediction) -> bool:
-    return prediction.row.metric in (*TIME_METRICS, *SHAPES)
+    return prediction.row.metric in (*TIME_METRICS, *SERVING_METRICS, *SHAPES)
 
 
 def time_rows(predictions: Sequence[Prediction]) -> list[Prediction]:

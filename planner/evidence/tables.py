@@ -17,10 +17,16 @@ DATA = Path(__file__).parent / "data"
 
 TRAINING_TABLES = ("training", "training_oom")
 KERNEL_TABLE = "kernels"
+SERVING_TABLE = "serving"
 
 TIME_METRICS = ("iteration_s", "tokens_per_s_per_device")
 UTILISATION_METRICS = ("model_tflops_per_device", "hardware_tflops_per_device", "mfu")
 MEMORY_METRICS = ("peak_memory_bytes",)
+LATENCY_METRICS = tuple(
+    f"{name}_{kind}_s" for name in ("ttft", "tpot") for kind in ("mean", "p50", "p99")
+)
+RATE_METRICS = tuple(f"{kind}_tokens_per_s_per_device" for kind in ("output", "input", "total"))
+SERVING_METRICS = (*LATENCY_METRICS, *RATE_METRICS)
 TRAINING_METRICS = (*TIME_METRICS, *UTILISATION_METRICS, *MEMORY_METRICS, "oom")
 
 _NUMBERS = (
@@ -83,12 +89,6 @@ def read_training(path: Path) -> list[Row]:
                 f"{path}: found no column {missing[0]!r}, expected a training table."
             )
         return [_row(path, number, cells) for number, cells in enumerate(reader, start=2)]
-
-
-def count_rows(path: Path) -> int:
-    """Rows of a table that is not read further."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return sum(1 for _ in csv.DictReader(file))
 
 
 def _row(path: Path, line: int, cells: dict[str, str]) -> Row:

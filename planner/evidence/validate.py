@@ -14,11 +14,12 @@ from planner.evidence.cases import Library
 from planner.evidence.kernels import predict_kernels
 from planner.evidence.predict import Prediction, predict_rows
 from planner.evidence.score import grouped, table
+from planner.evidence.serving import predict_serving, read_serving
 from planner.evidence.tables import (
     DATA,
     KERNEL_TABLE,
+    SERVING_TABLE,
     TRAINING_TABLES,
-    count_rows,
     read_training,
 )
 from planner.specs.catalog import find_cluster
@@ -26,19 +27,12 @@ from planner.specs.hardware import Cluster
 from planner.specs.model import ModelSpec
 from planner.specs.workload import SOFTWARE
 
-OTHER_TABLES = {
-    "serving": "the planner does not predict serving yet",
-}
-"""Tables that are counted and skipped, with the reason."""
-
 
 @dataclass(frozen=True)
 class Report:
     """The predictions of every table and the figures over them."""
 
     tables: dict[str, list[Prediction]]
-    unread: dict[str, int]
-    """Rows of tables that the planner does not predict."""
 
     @property
     def rows(self) -> list[Prediction]:
@@ -47,11 +41,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """One object a table, plain data."""
-        found = {name: table(rows) for name, rows in self.tables.items()}
-        for name, count in self.unread.items():
-            counts = {"rows": count, "predicted": 0, "skipped": count}
-            found[name] = {**counts, "reason": OTHER_TABLES[name]}
-        return found
+        return {name: table(rows) for name, rows in self.tables.items()}
 
     def write_rows(self, path: Path) -> None:
         """Write id, source, metric, measured, predicted, ape and reason of every row as CSV."""
@@ -84,7 +74,7 @@ def validate(directory: str | Path | None = None, only: str | None = None) -> Re
         When the folder holds no table, ``only`` names none, or a table cannot be read.
     """
     folder = DATA if directory is None else Path(directory)
-    names = [*TRAINING_TABLES, KERNEL_TABLE, *OTHER_TABLES]
+    names = [*TRAINING_TABLES, KERNEL_TABLE, SERVING_TABLE]
     if only is not None and only not in names:
         raise PlannerError(f"--only: found {only!r}, expected one of {', '.join(names)}.")
     wanted = [n for n in names if only in (None, n) and (folder / f"{n}.csv").is_file()]
@@ -92,7 +82,7 @@ def validate(directory: str | Path | None = None, only: str | None = None) -> Re
         expected = f"{only}.csv" if only else " or ".join(f"{name}.csv" for name in names)
         raise PlannerError(f"{folder}: found no table, expected {expected}.")
     library = packaged_library(folder)
-    tables, unread = {}, {}
+    tables = {}
     for name in wanted:
         path = folder / f"{name}.csv"
         if name in TRAINING_TABLES:
@@ -100,8 +90,8 @@ def validate(directory: str | Path | None = None, only: str | None = None) -> Re
         elif name == KERNEL_TABLE:
             tables[name] = predict_kernels(path)
         else:
-            unread[name] = count_rows(path)
-    return Report(tables, unread)
+            tables[name] = predict_serving(read_serving(path), library)
+    return Report(tables)
 
 
 def packaged_library(folder: Path | None = None) -> Library:
@@ -138,18 +128,16 @@ def render(report: Report) -> str:
     for name, rows in report.tables.items():
         found = table(rows)
         lines += [name, _line("all scored rows", found)]
-        for label in ("headline", "set_a", "set_b", "memory") if name != KERNEL_TABLE else ():
+        for label in ("headline", "set_a", "set_b", "memory") if name in TRAINING_TABLES else ():
             lines.append(_line(label, found[label]))
         medians = found["set_a"]["median_of_source_medians"]
-        if medians is not None:
+        if medians is not None and name in TRAINING_TABLES:
             lines.append(f"  set A, median over the medians of its sources: {medians:.1%}")
         for metric, sources in found["by_metric_and_source"].items():
             lines.append(f" {metric}")
             lines += [_line(source, values) for source, values in sources.items()]
         reasons = grouped([p for p in rows if p.reason], lambda p: p.reason)
         lines += [f"  skipped {len(group)}: {reason}" for reason, group in reasons.items()]
-    for name, count in report.unread.items():
-        lines.append(f"{name}: {count} rows skipped, {OTHER_TABLES[name]}")
     return "\n".join(lines)
 
 

@@ -6,7 +6,6 @@ be explained again from the file alone; ``resolve`` turns them into a ``Request`
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,11 +14,11 @@ from typing import Any
 
 from planner.costs import kernels
 from planner.errors import PlannerError
-from planner.specs.catalog import find_cluster, override
 from planner.specs.folders import near
 from planner.specs.hardware import Cluster
 from planner.specs.model import ModelSpec
 from planner.specs.parallelism import experts_of
+from planner.specs.resolve import digest, resolve_cluster, resolve_model
 from planner.specs.workload import PRECISIONS, SOFTWARE, TrainingJob
 from planner.training.axes import AxisValue
 from planner.training.search import OBJECTIVES
@@ -103,7 +102,8 @@ def resolve(
     """
     _check_numbers(options)
     _check_words(options)
-    found_model, found_cluster = _model(model, options), _cluster(cluster, options)
+    found_model = resolve_model(model, options.db)
+    found_cluster = resolve_cluster(cluster, options.db, options.overrides, options.price)
     skew = 1.0 if not experts_of(found_model) else MOE_IMBALANCE
     job = TrainingJob(
         seq_len=options.seq_len,
@@ -126,30 +126,6 @@ def resolve(
         "digests": {"model": digest(found_model), "cluster": digest(found_cluster)},
     }
     return Request(options, found_model, found_cluster, job, record)
-
-
-def digest(spec: ModelSpec | Cluster) -> str:
-    """Fingerprint of every number in a specification.
-
-    It covers all files that the specification was read from, and nothing that does not matter.
-    """
-    return "sha256:" + hashlib.sha256(repr(spec).encode()).hexdigest()
-
-
-def _model(model: str | Path | ModelSpec, options: Options) -> ModelSpec:
-    if isinstance(model, ModelSpec):
-        return model
-    from planner.specs.models_catalog import find_model
-
-    return find_model(model, options.db)
-
-
-def _cluster(cluster: str | Path | Cluster, options: Options) -> Cluster:
-    found = cluster if isinstance(cluster, Cluster) else find_cluster(cluster, options.db)
-    settings = dict(options.overrides)
-    if options.price is not None:
-        settings["price"] = f"{options.price!r} USD/h"
-    return override(found, settings)
 
 
 def _check_numbers(options: Options) -> None:

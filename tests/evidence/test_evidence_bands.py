@@ -35,7 +35,7 @@ def test_a_handful_of_rows_makes_no_band(row):
 def test_bands_are_written_as_the_results_read_them(row, tmp_path):
     results = pytest.importorskip("planner.results.bands")
     path = tmp_path / "bands.json"
-    written = write_bands(errors(row, [0.1] * 9 + [0.5]), path)
+    written = write_bands(errors(row, [0.1] * 9 + [0.5]), [], path)
     assert json.loads(path.read_text(encoding="utf-8")) == written
     band = results.expected_errors("training", "Ampere", file=path)["time"]
     assert (band.p90, band.rows) == (pytest.approx(0.14), 10)

@@ -76,10 +76,8 @@ def test_text_and_page_name_every_source(report):
 
 def test_a_folder_of_tables_is_read_like_the_own_copy(report, tmp_path):
     shutil.copy(DATA / "training_oom.csv", tmp_path)
-    (tmp_path / "serving.csv").write_text("id,source\na,b\nc,d\n", encoding="utf-8")
     found = validate(tmp_path)
-    assert list(found.to_dict()) == ["training_oom", "serving"]
-    assert found.to_dict()["serving"]["skipped"] == 2
+    assert list(found.to_dict()) == ["training_oom"]
     assert found.rows == report.tables["training_oom"]
 
 
