@@ -53,12 +53,13 @@ class Engine:
 ENGINES = {
     engine.name: engine
     for engine in (
-        Engine("vllm", "vllm", 8192, 1024, 0.90, step=1.7e-3, token=8e-6, first=0.04, together=2.5),
+        Engine("vllm", "vllm", 8192, 1024, 0.90, step=1.7e-3, token=16e-6, first=0.06,
+               together=2.5),
         Engine("sglang", "sglang", 8192, 1024, 0.88, mixes=False, step=2.3e-3, token=24e-6,
                first=0.3),
         Engine("tensorrt-llm", "tensorrt-llm", 8192, 2048, 0.90, of_free=True, reserves=True,
                step=0.8e-3, token=4e-6, first=0.04, together=4.5),
-        Engine("generic", None, 8192, 1024, 0.90, step=1.7e-3, token=8e-6, first=0.04,
+        Engine("generic", None, 8192, 1024, 0.90, step=1.7e-3, token=16e-6, first=0.06,
                together=2.5),
     )
 }  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from planner.specs.engine import ENGINES, find_engine
 
 LIBRARY = packaged_library()
 TABLE = DATA / "serving.csv"
-EMPTY = dict.fromkeys(next(csv.reader(TABLE.open(encoding="utf-8"))), "")
+EMPTY = dict.fromkeys(TABLE.read_text(encoding="utf-8").partition("\n")[0].strip().split(","), "")
 RUN = {
     **EMPTY,
     **{"id": "run", "source": "somewhere", "model": "llama-3.1-8b", "accelerator": "h100-sxm"},
