@@ -1,12 +1,14 @@
 """Rows and stand-ins: one tiny model in the real clusters."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
 from planner.errors import PlannerError
 from planner.evidence.cases import Library
 from planner.evidence.tables import Row
+from planner.evidence.validate import validate
 from planner.specs.catalog import find_cluster
 from planner.specs.model import DenseFeedForward, GroupedQueryAttention, Layer, ModelSpec
 from planner.specs.workload import SOFTWARE
@@ -48,6 +50,12 @@ def tiny_model(name):
         raise PlannerError(f"unknown model {name!r}")
     layer = Layer(GroupedQueryAttention(16, 16, 64), DenseFeedForward(4096))
     return ModelSpec("tiny", 1024, 32000, (layer,) * 8)
+
+
+@cache
+def own_report():
+    """The report over the project's own tables, made once for all tests."""
+    return validate()
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from planner.evidence import claims_kernels, claims_serving
 from planner.evidence.claims import KNOWN_MISSES, claims
 from planner.evidence.claims_kernels import kernel_claims
 from planner.evidence.claims_serving import serving_claims
-from planner.evidence.validate import validate
 
-REPORT = validate()
+from .conftest import own_report
+
+REPORT = own_report()
 CLAIMS = [
     *claims(REPORT.tables["training"], REPORT.tables["training_oom"]),
     *kernel_claims(REPORT.tables["kernels"]),

@@ -16,13 +16,15 @@ from planner.evidence.publish import PAGE, publish
 from planner.evidence.tables import DATA
 from planner.evidence.validate import render, validate
 
+from .conftest import own_report
+
 FIGURES = ("rows", "predicted", "skipped", "median_ape", "mape", "p90_ape", "bias")
 FIGURES += ("within_20pct", "spearman")
 
 
 @pytest.fixture(scope="module")
 def report():
-    return validate()
+    return own_report()
 
 
 @pytest.fixture(scope="module")
