@@ -69,7 +69,10 @@ def library_of(group: Group) -> str:
     if group.op == "memory":
         return "any"
     if not group.library:
-        raise PlannerError(f"{group.name}: found no library, expected its name and version")
+        raise PlannerError(
+            f"{group.op}, {group.accelerator}, line {group.lines[0]}: found no library, "
+            f"expected its name and version"
+        )
     return group.library.split()[0]
 
 

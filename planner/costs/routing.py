@@ -19,6 +19,8 @@ from planner.errors import PlannerError
 DRAWS = 16
 BALANCED = "balanced"
 POWER_LAW = "power_law_"
+STEEPEST = 10.0
+"""Largest size of a power law's exponent; tables have 1.01 and 1.2."""
 
 
 @term(
@@ -64,7 +66,7 @@ def busiest_rank(
     Raises
     ------
     PlannerError
-        If the routing is neither.
+        If the routing is neither, or its exponent is beyond 10.
     """
     local = max(1, experts // ranks)
     rows = float(tokens * topk)
@@ -76,7 +78,7 @@ def busiest_rank(
     low, high = (1.0, max(1.0001, 0.8 * tokens)) if rows > experts else (0.01, 2.0)
     power = 1.0 - exponent
     uniform = random.random((DRAWS, experts))
-    if power == 0.0:
+    if abs(power) < 1e-9:  # the limit
         loads = low * (high / low) ** uniform
     else:
         loads = (low**power + uniform * (high**power - low**power)) ** (1.0 / power)
@@ -92,8 +94,11 @@ def _exponent(routing: str) -> float:
         exponent = float(routing.removeprefix(POWER_LAW))
     except ValueError:
         exponent = np.nan
-    if not np.isfinite(exponent):
-        raise PlannerError(f"routing: found {routing!r}, expected {BALANCED} or {POWER_LAW}1.2")
+    if not (routing.startswith(POWER_LAW) and abs(exponent) <= STEEPEST):
+        raise PlannerError(
+            f"routing: found {routing!r}, expected {BALANCED} or {POWER_LAW}1.2, "
+            f"with an exponent of at most {STEEPEST:g}"
+        )
     return exponent
 
 

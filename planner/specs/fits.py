@@ -21,6 +21,7 @@ from planner.errors import PlannerError
 from planner.specs.blocks import Place, as_mapping, check_keys, check_source, read_file, read_leaf
 from planner.specs.kernel_sets import (
     ASSUMED,
+    DATATYPES,
     FAMILIES,
     CollectiveSet,
     Fit,
@@ -68,6 +69,7 @@ def read_fits(name: str, folders: Sequence[Path], like: Any) -> Kernels:
             for library, entries in as_mapping(here, libraries).items():
                 sets = found.setdefault(family, {}).setdefault(str(library), {})
                 for dtype, entry in as_mapping(here / str(library), entries).items():
+                    _check_datatype(here / str(library), family, str(dtype))
                     at = here / str(library) / str(dtype)
                     sets.setdefault(str(dtype), _read_entry(at, data, entry, family, dtype, like))
     return found
@@ -86,8 +88,9 @@ def read_lines(name: str, folders: Sequence[Path], tiers: Collection[str]) -> Li
             here = place / f"collectives.{tier}"
             check_keys(here, as_mapping(here, lines), OPERATIONS)
             for operation, entry in lines.items():
-                line = _read_set(here / operation, as_mapping(here, entry), CollectiveSet, None)
-                line = replace(line, fit=_fit(here / operation, data, entry))
+                at = here / operation
+                line = _read_set(at, as_mapping(at, entry), CollectiveSet, None)
+                line = replace(line, fit=_fit(at, data, entry))
                 found.setdefault(tier, {}).setdefault(operation, line)
     return found
 
@@ -138,6 +141,12 @@ def _files(name: str, folders: Sequence[Path]) -> list[tuple[Place, dict[str, An
     return [
         read_file(path, folders, required=(), optional=allowed) for path in paths if path.is_file()
     ]
+
+
+def _check_datatype(place: Place, family: str, name: str) -> None:
+    """Of the products, in prefill with the cache's behind a dash where it differs."""
+    parts = name.split("-", 1) if family.endswith("prefill") else [name]
+    check_keys(place, dict.fromkeys(parts), DATATYPES)
 
 
 def _read_entry(
@@ -203,10 +212,11 @@ def _fit(place: Place, data: Mapping[str, Any], fields: Mapping[str, Any]) -> Fi
     ranges = as_mapping(place / "range", fields.get("range", {}))
     known = {
         name: _number(place / name, fields[name])
-        for name in ("rows", "error", "median", "bias")
+        for name in ("error", "median", "bias")
         if name in fields
     }
     return Fit(
+        rows=int(_number(place / "rows", fields.get("rows", 0), "count")),
         source=text,
         version=str(fields.get("version", "")),
         range={name: _ends(place / f"range.{name}", ends) for name, ends in ranges.items()},
@@ -214,14 +224,16 @@ def _fit(place: Place, data: Mapping[str, Any], fields: Mapping[str, Any]) -> Fi
     )
 
 
-def _number(place: Place, found: object) -> Any:
-    if isinstance(found, bool) or not isinstance(found, int | float):
-        raise PlannerError(f"{place}: found {found!r}, expected a number")
-    return found
+def _number(place: Place, found: object, kind: str = "number") -> float:
+    """Zero or more; YAML reads 1e+06, which a calibration may write, as text."""
+    return parse_quantity(found, kind, where=str(place), allow_zero=True)
 
 
 def _ends(place: Place, found: object) -> tuple[float, float]:
     """Smallest and largest value of a part of the shapes."""
     if not isinstance(found, list) or len(found) != 2:
         raise PlannerError(f"{place}: found {found!r}, expected two numbers")
-    return float(_number(place, found[0])), float(_number(place, found[1]))
+    low, high = (_number(place, end) for end in found)
+    if low > high:
+        raise PlannerError(f"{place}: found {found!r}, expected the smaller number first")
+    return low, high

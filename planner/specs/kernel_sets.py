@@ -13,6 +13,11 @@ from typing import Any
 
 ASSUMED = "assumed"
 
+DATATYPES = (
+    "fp32", "bf16", "fp16", "fp8", "fp8_block", "int8", "mxfp8", "nvfp4", "mxfp4", "int4",
+)  # fmt: skip
+"""What a set may be named for; ``planner.costs.kernels.rates`` has the size of each."""
+
 
 def parameter(
     kind: str, low: float, high: float, default: Any = None, *, fitted: bool = True

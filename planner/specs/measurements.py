@@ -179,6 +179,8 @@ def _shape(where: str, operation: str, text: str) -> dict[str, Any]:
             raise PlannerError(f"{where}: found {pair!r}, expected {name} once")
         seen.add(name)
         if name in TEXTS:
+            if not value and name not in _UNSAID:
+                raise PlannerError(f"{where}: found {pair!r}, expected a word")
             shape[name] = value
             continue
         try:

@@ -54,6 +54,8 @@ class TestEveryCollective:
     def test_a_single_rank_costs_nothing(self, collective: Collective, net: Network) -> None:
         for stride in (1, 8, 64):
             assert float(collective(net, 1, stride, GIB)) == 0.0
+        together = collective(net, 1, 1, np.array([0.0, 1.0, GIB]))
+        np.testing.assert_array_equal(together, np.zeros(3), strict=True)
 
     def test_it_takes_longer_for_more_bytes(self, collective: Collective, net: Network) -> None:
         nbytes = np.logspace(0, 11, 400)

@@ -149,6 +149,13 @@ def test_rows_with_another_cache_take_its_set(tmp_path: Path) -> None:
     np.testing.assert_allclose(operators.predict(group, DGX), expected)
 
 
+def test_a_cache_of_int8_is_read_as_one_of_fp8(tmp_path: Path) -> None:
+    shape = "batch=64;kv_len=8192;heads=32;kv_heads=8;head_dim=128;kv_dtype="
+    group = rows(tmp_path, "attention_decode", "vllm 1", "bf16", shape + "int8", shape + "fp8")
+    narrow, same = operators.predict(group, DGX)
+    assert narrow == same
+
+
 GEMM = "m=1;n=1;k=1"
 DECODE = "batch=1;kv_len=9;heads=8;kv_heads=8;head_dim=64;kv_dtype="
 
@@ -174,11 +181,16 @@ DECODE = "batch=1;kv_len=9;heads=8;kv_heads=8;head_dim=64;kv_dtype="
             ),
             "a100-sxm-80g has no combine_low_latency kernels",
         ),
-        (DGX, ("gemm", "", "bf16", GEMM), "found no library, expected its name"),
+        (DGX, ("gemm", "", "bf16", GEMM), "gemm, h100-sxm, line 2: found no library, expected"),
         (
             DGX,
             ("attention_decode", "vllm 1", "bf16", DECODE + "int4"),
             "no attention_decode kernels for int4",
+        ),
+        (
+            DGX,
+            ("attention_decode", "vllm 1", "bf16", DECODE + "fp32"),
+            "vllm 1, bf16: kv_dtype: found 'fp32'",
         ),
     ],
 )

@@ -63,10 +63,18 @@ class TestBusiestRank:
         with pytest.raises(PlannerError, match="routing: found 'zipf', expected balanced"):
             busiest_rank(8, 2, 8, 1, "zipf")
 
-    @pytest.mark.parametrize("exponent", ["1.0", "nan"])
-    def test_any_exponent_has_rows_or_is_refused(self, exponent: str) -> None:
-        try:
-            rows, _ = busiest_rank(64, 2, 8, 4, f"power_law_{exponent}")
-        except PlannerError:
-            return
-        assert 32 <= rows <= 128
+    @pytest.mark.parametrize("routing", ["1.2", "power_law_", "power_law_nan", "power_law_1000"])
+    def test_an_exponent_that_no_law_has_is_named(self, routing: str) -> None:
+        """With one token the loads start at 0.01, whose powers would overflow."""
+        with pytest.raises(PlannerError, match=f"routing: found '{routing}', expected balanced"):
+            busiest_rank(1, 2, 8, 4, routing)
+
+    @pytest.mark.parametrize("tokens", [1, 4096])
+    def test_an_exponent_of_one_is_the_limit_of_its_neighbours(self, tokens: int) -> None:
+        below, at, above, beside = (
+            busiest_rank(tokens, 2, 8, 4, f"power_law_{exponent}")[0]
+            for exponent in ("0.99999", "1.0", "1.00001", "1.000000000000001")
+        )
+        assert below <= at <= above
+        assert above == pytest.approx(below, rel=1e-4)
+        assert beside == at

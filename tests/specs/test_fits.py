@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from planner.costs.kernels import parameters
+from planner.costs.kernels.rates import OPERAND_BITS, OPERAND_BYTES
 from planner.errors import PlannerError
 from planner.specs.catalog import find_accelerator, find_cluster
 from planner.specs.fits import (
@@ -20,7 +21,7 @@ from planner.specs.fits import (
     read_lines,
     scale_line,
 )
-from planner.specs.kernel_sets import parameters_of
+from planner.specs.kernel_sets import DATATYPES, parameters_of
 
 SOURCES = "mine: {title: t, address: 'https://example.org', read: 2026-11-22}\n"
 GEMM = (
@@ -106,6 +107,12 @@ class TestOverlay:
 
 
 class TestProvenance:
+    def test_numbers_that_yaml_takes_for_text(self, write: Write) -> None:
+        """As a calibration writes them."""
+        entry = f"{GEMM}, rows: 7, error: 2e-05, range: {{m: [1, 1e+06]}}"
+        fit = read(write(kernels("gemm", "vllm", "bf16", entry)))["gemm"]["vllm"]["bf16"].fit
+        assert (fit.rows, fit.error, fit.range) == (7, 2e-5, {"m": (1.0, 1e6)})
+
     FIT = "version: '1.2', rows: 7, error: 0.05, median: 0.04, bias: 1.01, range: {m: [1, 4096]}"
 
     def test_of_an_entry(self, write: Write) -> None:
@@ -297,8 +304,11 @@ class TestRefused:
     [
         kernels("gemm", "vllm", "bf16", f"{GEMM}, range: {{m: 5}}"),
         kernels("gemm", "vllm", "bf16", f"{GEMM}, range: {{m: [few, many]}}"),
+        kernels("gemm", "vllm", "bf16", f"{GEMM}, range: {{m: [9, 1]}}"),
         kernels("gemm", "vllm", "bf16", f"{GEMM}, error: small"),
+        kernels("gemm", "vllm", "bf16", f"{GEMM}, error: .nan"),
         kernels("gemm", "vllm", "bf16", f"{GEMM}, rows: many"),
+        kernels("gemm", "vllm", "bf16", f"{GEMM}, rows: 1.5"),
         lines("node", "allreduce", LINE),
         lines("nod", "all_reduce", LINE),
     ],
@@ -308,3 +318,32 @@ def test_what_no_reader_can_use_is_refused(write: Write, text: str) -> None:
     folder = write(text, "h100-sxm" if "kernels" in text else "hgx-h100")
     with pytest.raises(PlannerError, match=str(folder)):
         find_cluster("dgx-h100", [folder])
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "message"),
+    [
+        ("gemm", "bf61", "unknown field 'bf61', did you mean 'bf16'"),
+        ("gemm", "fp8-block", "unknown field 'fp8-block', did you mean 'fp8_block'"),
+        ("gemm", "bf16-fp8", "unknown field 'bf16-fp8'"),
+        ("attention_prefill", "bf16-fp9", "unknown field 'fp9', did you mean 'fp8'"),
+    ],
+)
+def test_a_datatype_that_no_kernel_has_is_named(
+    write: Write, family: str, name: str, message: str
+) -> None:
+    folder = write(kernels(family, "vllm", name, GEMM))
+    with pytest.raises(PlannerError) as error:
+        read(folder)
+    place = f"{folder / 'fits' / 'h100-sxm.yaml'}: kernels.{family}.vllm"
+    assert str(error.value).startswith(f"{place}: {message}")
+
+
+def test_a_line_that_is_no_mapping_is_named(write: Write) -> None:
+    folder = write("source: mine\ncollectives: {node: {all_gather: 3}}\n", "hgx-h100")
+    with pytest.raises(PlannerError, match="all_gather: found 3, expected a mapping"):
+        find_cluster("dgx-h100", [folder])
+
+
+def test_the_datatypes_of_sets_are_those_of_the_kernels() -> None:
+    assert set(DATATYPES) == set(OPERAND_BITS) == set(OPERAND_BYTES)

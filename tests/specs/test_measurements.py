@@ -12,6 +12,10 @@ from planner.specs.measurements import COLUMNS, SHAPES, TEXTS, Group, read, writ
 
 HEADER = ",".join(COLUMNS)
 GEMM = "gemm,h100-sxm,vllm 0.24.0,bf16,m=1;n=2;k=3,1e-5"
+DECODE = (
+    "attention_decode,h100-sxm,vllm 0.24.0,bf16,"
+    "batch=1;kv_len=9;heads=8;kv_heads=8;head_dim=64;kv_dtype=bf16;window=8,1e-5"
+)
 
 
 def parts(operation: str, value: int = 2) -> str:
@@ -196,7 +200,9 @@ class TestRefused:
         [
             (["", GEMM.replace("1e-5", "0")], "line 3: latency_s"),  # after an empty line
             ([GEMM.replace("m=1", "m=1;m=2")], "line 2: shape: found 'm=2'"),
-            ([GEMM.replace("1e-5", "1,5e-5")], "line 2: "),  # a decimal comma
+            ([GEMM.replace("1e-5", "1,5e-5")], "line 2: found .'5e-5'. after"),  # decimal comma
+            ([DECODE.replace("window=8", "window=-8")], "line 2: shape: found 'window=-8'"),
+            ([DECODE.replace("=bf16", "=")], "line 2: shape: found 'kv_dtype=', expected a word"),
         ],
     )
     def test_what_has_two_meanings(self, table, rows: list[str], message: str) -> None:
