@@ -19,12 +19,12 @@ from planner.errors import Infeasible, PlannerError
 if TYPE_CHECKING:
     from planner.results.plan import Plan
     from planner.results.ranking import Ranking
-    from planner.serving.plan import plan_serving
+    from planner.results.saved import load
+    from planner.serving.plan import estimate_serving, plan_serving
     from planner.specs.catalog import find_accelerator, find_cluster, list_clusters
     from planner.specs.models_catalog import find_model, list_models
     from planner.specs.parallelism import Configuration
     from planner.training.plan import estimate_training, plan_training
-    from planner.training.saved import load
 
 __version__ = "0.1.0"
 
@@ -35,6 +35,7 @@ __all__ = [
     "PlannerError",
     "Ranking",
     "__version__",
+    "estimate_serving",
     "estimate_training",
     "find_accelerator",
     "find_cluster",
@@ -50,13 +51,14 @@ _HOMES = {
     "Configuration": "planner.specs.parallelism",
     "Plan": "planner.results.plan",
     "Ranking": "planner.results.ranking",
+    "estimate_serving": "planner.serving.plan",
     "estimate_training": "planner.training.plan",
     "find_accelerator": "planner.specs.catalog",
     "find_cluster": "planner.specs.catalog",
     "find_model": "planner.specs.models_catalog",
     "list_clusters": "planner.specs.catalog",
     "list_models": "planner.specs.models_catalog",
-    "load": "planner.training.saved",
+    "load": "planner.results.saved",
     "plan_serving": "planner.serving.plan",
     "plan_training": "planner.training.plan",
 }

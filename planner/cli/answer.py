@@ -1,10 +1,52 @@
-"""A ranking as the answer of a command: a file, a table on a terminal, or text in a pipe."""
+"""What a command was asked, and its answer: a file, a table on a terminal, or text in a pipe."""
 
 from __future__ import annotations
 
-from planner.cli.output import draw, emit, is_terminal, tell
-from planner.results.files import write
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from planner.cli.options import Command, question
+from planner.cli.output import check_format, draw, emit, format_of, is_terminal, tell
+from planner.cli.plan_file import gather
+from planner.errors import PlannerError
+from planner.results.files import check_writable, write
 from planner.results.ranking import Ranking
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question that was read, and where its answer goes."""
+
+    model: str
+    question: Mapping[str, Any]
+    form: str
+    output: str | None
+
+    @classmethod
+    def of(cls, command: Command, options: Mapping[str, Any]) -> Asked:
+        """From the options of a command line.
+
+        Raises
+        ------
+        PlannerError
+            If an option is wrong or missing, or the output cannot be written.
+        """
+        given, path = gather(command, options)
+        model, form, output = (_take(given, name) for name in ("model", "format", "output"))
+        check_format(form)
+        if model is None:
+            raise PlannerError("MODEL: missing; expected a name (roofplan show models) or a path.")
+        found = question(command, given, path)
+        if output is not None:
+            check_writable(output)
+        return cls(model, found, format_of(form, output), output)
+
+
+def _take(given: dict[str, Any], name: str) -> str | None:
+    """Remove and return an option that is no parameter of the function."""
+    value = given.pop(name, None)
+    return value if value is None else str(value)
 
 
 def answer(ranking: Ranking, form: str, output: str | None) -> None:
@@ -36,5 +78,6 @@ def _show(ranking: Ranking) -> None:
     if ranking.pareto:
         from rich.console import Console
 
-        draw(f"Front of step time against {ranking.inputs['pareto']}:")
+        what = ranking.inputs["pareto"]
+        draw(f"Front of step time against {what}:" if isinstance(what, str) else "Front:")
         draw(ranking_table(ranking, ranking.pareto, Console().width))

@@ -202,7 +202,7 @@ def terms(name: str | None, db: Sequence[str]) -> Rows:
 
 def axes(name: str | None, db: Sequence[str]) -> Rows:
     """Every axis of choice, or one."""
-    from planner.cli.training_options import axis_flags
+    from planner.cli.options import axis_flags
     from planner.specs.parallelism import TRAINING_AXES
     from planner.training.axes import find_axis
 

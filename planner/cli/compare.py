@@ -20,6 +20,6 @@ def compare(
 ) -> None:
     """Show what makes the difference between two plans of a result file."""
     numbers = read_rank(first, "I"), read_rank(second, "J")
-    from planner.training.saved import load
+    from planner.results.saved import load
 
     emit(load(file).compare(*numbers))

@@ -27,7 +27,7 @@ def explain(
     """
     check_format(form, ("table", "json"))
     number = read_rank(rank, "RANK")
-    from planner.training.saved import load
+    from planner.results.saved import load
 
     ranking = load(file)
     if form == "json":

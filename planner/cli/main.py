@@ -22,7 +22,7 @@ from planner.errors import PlannerError
 
 COMMANDS = {
     "train": "Rank the ways to pre-train a model on a cluster, or cost one.",
-    "serve": "Rank the ways to serve a model on a cluster.",
+    "serve": "Rank the ways to serve a model on machines, or cost one.",
     "explain": "Show why a plan of a result file takes its time.",
     "compare": "Show what makes the difference between two plans of a result file.",
     "show": "List the hardware, clusters, models, equations and axes, or describe one.",

@@ -1,4 +1,4 @@
-"""``--input plan.yaml``: the options of ``roofplan train`` as a file.
+"""``--input plan.yaml``: the options of a command as a file.
 
 Keys are the options with dashes or underscores, ``model`` is the model, and an axis takes one value
 or a list.  An option on the command line wins over the file.
@@ -9,19 +9,42 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from planner.cli.training_options import known_keys
+from planner.cli.options import Command, Given
 from planner.errors import PlannerError
 from planner.specs.folders import near
-from planner.training.axes import ALIASES
 
-Given = dict[str, str | list[str]]
-"""Options as text by name; those that repeat (``set``, ``db``) as lists."""
-
-REPEATABLE = ("set", "db")
+DEVICES = {"devices", "max_devices", "pool"}
+"""Ways to say one thing: any on the command line replaces any in a file."""
 
 
-def read_plan(path: str) -> Given:
+def gather(command: Command, options: Mapping[str, Any]) -> tuple[Given, str | None]:
+    """What stands on the command line over what the plan file says, and the file's path."""
+    given: Given = {
+        key: str(value).lower() if isinstance(value, bool) else value
+        for key, value in options.items()
+        if value not in (None, [], ())
+    }
+    path = given.pop("input", None)
+    if path is None:
+        return given, None
+    return _merge(command, read_plan(command, str(path)), given), str(path)
+
+
+def _merge(command: Command, file: Given, line: Given) -> Given:
+    """The file's options under the command line's; what repeats adds up."""
+    file = {k: v for k, v in file.items() if not (k in DEVICES and DEVICES & line.keys())}
+    merged: Given = {**file, **line}
+    for name in command.repeatable:
+        order = (line, file) if name == "db" else (file, line)
+        items = [item for source in order for item in source.get(name, [])]
+        if items:
+            merged[name] = items
+    return merged
+
+
+def read_plan(command: Command, path: str) -> Given:
     """The options in a file.
 
     Raises
@@ -47,22 +70,22 @@ def read_plan(path: str) -> Given:
         raise PlannerError(f"{path}: {key}: found twice, expected once.")
     given: Given = {}
     for key, value in found.items():
-        name = _name(path, str(key))
+        name = _name(command, path, str(key))
         if name in given:
             raise PlannerError(f"{path}: {key}: found twice, expected once.")
         where = f"{path}: {key}"
-        given[name] = _items(value, where) if name in REPEATABLE else _text(value, where)
+        given[name] = _items(value, where) if name in command.repeatable else _text(value, where)
     return given
 
 
-def _name(path: str, key: str) -> str:
+def _name(command: Command, path: str, key: str) -> str:
     plain = key.strip().lower().replace("-", "_")
-    if plain not in known_keys():
+    if plain not in command.keys:
         raise PlannerError(
-            f"{path}: unknown key {key!r}{near(plain, known_keys())}; expected an option of"
-            " roofplan train."
+            f"{path}: unknown key {key!r}{near(plain, command.keys)}; expected an option of"
+            f" roofplan {command.name}."
         )
-    return ALIASES.get(plain, plain)
+    return command.aliases.get(plain, plain)
 
 
 def _items(value: object, where: str) -> list[str]:
@@ -80,6 +103,8 @@ def _text(value: object, where: str) -> str:
         return ",".join(_text(one, where) for one in value)
     if isinstance(value, Mapping) and where.endswith("baseline"):
         return ",".join(f"{axis}={_text(one, where)}" for axis, one in value.items())
+    if isinstance(value, bool):
+        return str(value).lower()
     if value is None or not isinstance(value, str | int | float):
         raise PlannerError(f"{where}: found {value!r}, expected a text or a number.")
     return str(value)

@@ -8,9 +8,7 @@ import typer
 
 from planner.units import parse_quantity
 
-File = Annotated[
-    str, typer.Argument(metavar="FILE", help="What roofplan train --output plans.json wrote.")
-]
+File = Annotated[str, typer.Argument(metavar="FILE", help="What --output plans.json wrote.")]
 
 
 def read_rank(text: str, where: str) -> int:

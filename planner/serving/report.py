@@ -7,17 +7,20 @@ from collections.abc import Mapping
 import numpy as np
 
 from planner.costs.imbalance import POPULARITY
-from planner.costs.tree import leaf, seq
+from planner.costs.tree import Cost, leaf, seq
 from planner.launch.engines import Server, express
 from planner.layers.inference import Runtime, Step
 from planner.results.bands import UNLIKE, Band
 from planner.results.breakdown import from_cost
 from planner.results.plan import Assumption, Metric, Plan
-from planner.results.ranking import Column
+from planner.results.ranking import Baseline, Column
 from planner.serving.aggregated import most_running
-from planner.serving.deployments import Deployment, Question
-from planner.serving.iteration import Replica, iteration
+from planner.serving.columns import Columns
+from planner.serving.deployment import Deployment, Part
+from planner.serving.iteration import iteration
 from planner.serving.memory import memory, sequence_bytes
+from planner.serving.question import Question
+from planner.serving.request import Request
 from planner.specs.model import ModelSpec
 
 DEFINITIONS: Mapping[str, Metric] = {
@@ -28,7 +31,7 @@ DEFINITIONS: Mapping[str, Metric] = {
         Metric(
             "tokens_per_s_per_device",
             "tokens/s",
-            "output tokens over the devices asked for; those that stay idle count",
+            "output tokens over the devices that count: all of --devices, else those used",
         ),
         Metric(
             "tokens_per_s_per_user", "tokens/s", "output tokens that one request gets: 1 / tpot"
@@ -37,14 +40,24 @@ DEFINITIONS: Mapping[str, Metric] = {
         Metric("tpot", "s", "mean time of an output token, the first excluded"),
         Metric("end_to_end", "s", "mean time of a request: ttft + (osl - 1) tpot"),
         Metric("requests_per_s", "count", "requests a second that the deployment serves"),
-        Metric("batch", "count", "sequences that generate on one replica at a time"),
+        Metric("goodput", "count", "requests a second that meet every target on ttft and tpot"),
+        Metric("batch", "count", "requests in flight on one replica that generates"),
         Metric("cache_occupancy", "fraction", "batch over what the cache of a replica holds"),
         Metric("peak_memory", "B", "weights, working memory and cache of a device"),
         Metric(
             "price_per_million_tokens",
             "USD",
-            "devices asked for, price of a device-hour and hours for 1e6 output tokens multiplied",
+            "price of an hour of the devices that count, over the million output tokens of it",
         ),
+        Metric(
+            "idle_prefill", "fraction", "of what prefill replicas could serve, not asked of them"
+        ),
+        Metric(
+            "idle_decode", "fraction", "of what the other replicas could serve, not asked of them"
+        ),
+        Metric("power", "W", "rated power of the devices that are used"),
+        Metric("tokens_per_joule", "1/J", "output tokens over rated energy"),
+        Metric("gain", "fraction", "tokens_per_s_per_device over the baseline's, less 1"),
         Metric(
             "expected_error",
             "fraction",
@@ -55,137 +68,212 @@ DEFINITIONS: Mapping[str, Metric] = {
 
 COLUMNS = (
     Column("architecture", "architecture"),
+    Column("prefill_pool", "prefill on", optional=True, usual=""),
     Column("prefill_replicas", "prefill", optional=True, usual=0),
     Column("prefill_tp", "tp", optional=True, usual=0),
     Column("prefill_attention_dp", "dp", optional=True, usual=0),
     Column("prefill_ep", "ep", optional=True, usual=0),
     Column("prefill_pp", "pp", optional=True, usual=0),
+    Column("pool", "on", optional=True, usual=""),
     Column("replicas", "replicas"),
     Column("tp", "tp"),
     Column("attention_dp", "dp", optional=True, usual=1),
     Column("ep", "ep", optional=True, usual=1),
     Column("pp", "pp", optional=True, usual=1),
+    Column("prefill_share", "prefill %", optional=True, usual=0),
+    Column("mixture", "and", optional=True, usual=""),
     Column("batch", "batch"),
     Column("ttft", "TTFT"),
     Column("tpot", "TPOT"),
     Column("tokens_per_s_per_device", "tokens/s/device"),
     Column("tokens_per_s_per_user", "tokens/s/user"),
     Column("price_per_million_tokens", "$/1M tokens"),
+    Column("gain", "gain", optional=True, usual=None),
 )
 
 
 def make_plan(
-    run: Runtime,
-    model: ModelSpec,
+    request: Request,
     found: Deployment,
-    asked: Question,
     bands: Mapping[str, Band],
     rank: int,
+    baseline: Baseline | None = None,
 ) -> Plan:
-    """The plan of a deployment."""
-    batch = np.array([found.batch])
-    lanes = found.replica.split.attention_dp * found.replica.pp
-    step = _decode_step(asked, np.maximum(batch / lanes, 1.0))
-    token = iteration(run, model, found.replica, step)
-    stalls = leaf("waiting for prompts", found.tpot - token.seconds, "idle")
-    tree = seq("output token", [token, stalls]).row(0)
-    held = memory(run, model, found.replica)
-    cache = (
-        batch
-        / found.replica.split.attention_dp
-        * sequence_bytes(run, model, found.replica, np.array([asked.isl + 0.5 * asked.osl]))
-    )
-    parts = {
-        "weights": float(held.weights[0]),
-        "cache": float(cache[0]),
-        "working": float(held.working[0]),
-    }
-    limit = most_running(run, model, found.replica, asked.load(batch))
-    tokens = found.requests * asked.osl
-    price = None if asked.price is None else asked.price * asked.devices / tokens / 3600.0 * 1e6
-    metrics: dict[str, float | None] = {
-        "devices": found.devices,
-        "output_tokens_per_s": tokens,
-        "tokens_per_s_per_device": tokens / asked.devices,
-        "tokens_per_s_per_user": 1.0 / found.tpot,
-        "ttft": found.ttft,
-        "tpot": found.tpot,
-        "end_to_end": found.ttft + (asked.osl - 1.0) * found.tpot,
-        "requests_per_s": found.requests,
-        "batch": found.batch,
-        "cache_occupancy": float((batch / (limit * found.replica.split.attention_dp))[0]),
-        "peak_memory": sum(parts.values()),
-        "price_per_million_tokens": price,
-        "expected_error": bands["time"].p90,
-    }
-    flags, missing = _flags(run, model, found)
+    """The plan of a deployment; a baseline's scale multiplies its times."""
+    asked, model = request.asked, request.model
+    scale = 1.0 if baseline is None else baseline.scale
+    main = generating(found)
+    run = runtime(main.column)
+    tree = seq("output token", _token(run, model, found, asked)).row(0)
+    parts = memory_of(run, model, main.column, asked)
+    peak = sum(parts.values())
+    flags, missing = _flags(request, found)
     return Plan(
         rank,
-        configuration(found),
-        metrics,
+        configuration(found, len(request.means.fleets) > 1),
+        _metrics(request, found, scale, baseline)
+        | {"peak_memory": peak, "expected_error": bands["time"].p90},
         parts,
-        ((0, sum(parts.values())),),
-        from_cost(tree),
+        ((0, peak),),
+        from_cost(tree, scale),
         DEFINITIONS,
-        assumptions(run, model),
+        assumptions(run, model, asked),
         flags=tuple(flags),
         not_expressed=tuple(missing),
         notes=(UNLIKE,) if bands["time"].unlike_any_evidence else (),
     )
 
 
-def _decode_step(asked: Question, running: np.ndarray) -> Step:
-    zero, one = np.zeros_like(running), np.ones_like(running)
-    return Step(zero, one, zero, running, asked.isl + 0.5 * asked.osl * one, one)
+def generating(found: Deployment) -> Part:
+    """The part that generates most."""
+    parts = [found.part(role) for role in ("any", "shared", "decode", "attention")]
+    return next(part for part in parts if part is not None)
 
 
-def _flags(run: Runtime, model: ModelSpec, found: Deployment) -> tuple[list[str], list[str]]:
-    """Flags of one server of every role, and what they cannot express."""
-    published = (model.quantization or "bf16").partition("+")[0]
-
-    def server(replica: Replica, batch: float, role: str) -> Server:
-        layout = _layout("", replica)
-        return Server(
-            **layout,
-            batch=int(batch),
-            chunk=run.engine.chunk,
-            memory_fraction=run.engine.memory_fraction,
-            weights=run.widths.weights,
-            published=published,
-            kv=run.widths.kv,
-            role=role,
-        )
-
-    if found.prefill is None:
-        return express(run.engine.name, server(found.replica, found.batch, ""))
-    flags, missing = express(run.engine.name, server(found.replica, found.batch, "decode"))
-    lanes = float(found.prefill.split.attention_dp[0] * found.prefill.pp[0])
-    first, _ = express(run.engine.name, server(found.prefill, lanes, "prefill"))
-    return (["[decode]", *flags, "[prefill]", *first] if flags else []), missing
+def runtime(column: Columns) -> Runtime:
+    """The runtime of a column of one row."""
+    run, _ = next(column.fleet.grouped(column.replica))
+    return run
 
 
-def configuration(found: Deployment) -> dict[str, int | str]:
-    """Architecture, counts and layouts."""
-    architecture = "aggregated" if found.prefill is None else "disaggregated"
+def _metrics(
+    request: Request, found: Deployment, scale: float, baseline: Baseline | None
+) -> dict[str, float | None]:
+    asked, means, main = request.asked, request.means, generating(found)
+    run = runtime(main.column)
+    requests, ttft, tpot = found.requests / scale, found.ttft * scale, found.tpot * scale
+    tokens = requests * asked.osl
+    each = tokens / means.counted(found.parts)
+    cost, watts = means.cost(found.parts), _power(found)
+    load = asked.load(main.column.batch)
+    limit = most_running(run, request.model, main.column.replica, load)
+    places = limit * main.column.replica.split.attention_dp
+    base = None if baseline is None else baseline.plan.metrics["tokens_per_s_per_device"]
+    prefill = found.idle.get("prefill")
+    rest = [share for role, share in found.idle.items() if role != "prefill"]
     return {
-        "architecture": architecture,
-        "replicas": found.count,
-        **_layout("", found.replica),
-        "prefill_replicas": found.prefill_count,
-        **_layout("prefill_", found.prefill),
+        "devices": float(means.used(found.parts)[:-1].sum()),
+        "output_tokens_per_s": tokens,
+        "tokens_per_s_per_device": each,
+        "tokens_per_s_per_user": 1.0 / tpot,
+        "ttft": ttft,
+        "tpot": tpot,
+        "end_to_end": ttft + (asked.osl - 1.0) * tpot,
+        "requests_per_s": requests,
+        "goodput": requests,
+        "batch": float(main.column.batch[0]),
+        "cache_occupancy": float(np.minimum(main.column.batch / places, 1.0)[0]),
+        "price_per_million_tokens": None if cost is None else cost / tokens / 3600.0 * 1e6,
+        "idle_prefill": prefill,
+        "idle_decode": rest[0] if rest else None,
+        "power": watts,
+        "tokens_per_joule": None if watts is None else tokens / watts,
+        "gain": None if base is None else each / base - 1.0,
     }
 
 
-def _layout(prefix: str, replica: Replica | None) -> dict[str, int]:
+def _power(found: Deployment) -> float | None:
+    """Rated power of the devices in use [W]; None where a datasheet has none."""
+    total = 0.0
+    for part in found.parts:
+        for fleet, devices in part.column.devices_by_fleet:
+            if fleet.run.device.power is None:
+                return None
+            total += part.count * float(devices[0]) * fleet.run.device.power
+    return total
+
+
+def memory_of(run: Runtime, model: ModelSpec, column: Columns, asked: Question) -> dict[str, float]:
+    """Bytes by kind on a device of a column of one row."""
+    held = memory(run, model, column.replica)
+    middle = np.array([asked.isl + 0.5 * asked.osl])
+    each = sequence_bytes(run, model, column.replica, middle)
+    limit = most_running(run, model, column.replica, asked.load(column.batch))
+    running = np.minimum(column.batch / column.replica.split.attention_dp, limit)
+    return {
+        "weights": float(held.weights[0]),
+        "cache": float((running * each)[0]),
+        "working": float(held.working[0]),
+    }
+
+
+def _token(run: Runtime, model: ModelSpec, found: Deployment, asked: Question) -> list[Cost]:
+    """A decode step, and what else an output token waits for."""
+    column = generating(found).column
+    lanes = column.replica.split.attention_dp * column.replica.pp
+    running = np.maximum(column.batch / lanes, 1.0)
+    zero, one = np.zeros_like(running), np.ones_like(running)
+    step = Step(zero, one, zero, running, asked.isl + 0.5 * asked.osl * one, one)
+    alone = iteration(run, model, column.replica, step)
+    names = {"any": "prompts in between", "shared": "multiprocessors that prompts take"}
+    name = names.get(column.role, "waiting for a batch")
+    return [alone, leaf(name, found.tpot - alone.seconds, "idle")]
+
+
+def _flags(request: Request, found: Deployment) -> tuple[list[str], list[str]]:
+    """Flags of one server of every role, and what they cannot express."""
+    main, ahead = generating(found), found.part("prefill")
+    name = request.engine.name
+    if ahead is None:
+        flags, missing = express(name, _server(request, main, ""))
+        if main.column.role == "shared":
+            missing = [*missing, "shares of the multiprocessors (prefill_share)"]
+        return flags, missing
+    flags, missing = express(name, _server(request, main, "decode"))
+    first, _ = express(name, _server(request, ahead, "prefill"))
+    return (["[decode]", *flags, "[prefill]", *first] if flags else []), missing
+
+
+def _server(request: Request, part: Part, role: str) -> Server:
+    replica, widths = part.column.replica, request.widths
+    lanes = float(replica.split.attention_dp[0] * replica.pp[0])
+    return Server(
+        **layout("", part),
+        batch=int(lanes if role == "prefill" else max(1.0, part.column.batch[0])),
+        chunk=request.engine.chunk,
+        memory_fraction=request.engine.memory_fraction,
+        weights=widths.weights,
+        published=(request.model.quantization or "bf16").partition("+")[0],
+        kv=widths.kv,
+        role=role,
+    )
+
+
+def configuration(found: Deployment, several: bool = False) -> dict[str, int | str]:
+    """Architecture, counts and layouts; the pools by name where there are several."""
+    main, ahead = generating(found), found.part("prefill")
+    others = [part for part in found.parts if part not in (main, ahead)]
+    return {
+        "architecture": found.architecture,
+        "replicas": main.count,
+        **layout("", main),
+        "pool": main.column.fleet.name if several else "",
+        "prefill_replicas": 0 if ahead is None else ahead.count,
+        **layout("prefill_", ahead),
+        "prefill_pool": ahead.column.fleet.name if several and ahead is not None else "",
+        "prefill_share": round(100.0 * float(main.column.share[0])),
+        "same_node": int(found.same_node),
+        "mixture": ", ".join(map(_told, others)),
+    }
+
+
+def _told(part: Part) -> str:
+    """A further part in a few words: ``4 any tp=2 on h20``."""
+    sizes = " ".join(f"{k}={v}" for k, v in layout("", part).items() if v > 1 or k == "tp")
+    return f"{part.count} {part.column.role} {sizes} on {part.column.fleet.name}"
+
+
+def layout(prefix: str, part: Part | None) -> dict[str, int]:
+    """Degrees of a part by name; zeros where there is none."""
     names = ("tp", "attention_dp", "ep", "pp")
-    if replica is None:
+    if part is None:
         return {prefix + name: 0 for name in names}
-    split = replica.split
-    parts = (split.tp, split.attention_dp, split.ep, replica.pp)
-    return {prefix + name: int(part[0]) for name, part in zip(names, parts, strict=True)}
+    replica = part.column.replica
+    degrees = (replica.split.tp, replica.split.attention_dp, replica.split.ep, replica.pp)
+    return {prefix + name: int(one[0]) for name, one in zip(names, degrees, strict=True)}
 
 
-def assumptions(run: Runtime, model: ModelSpec) -> tuple[Assumption, ...]:
+def assumptions(run: Runtime, model: ModelSpec, asked: Question) -> tuple[Assumption, ...]:
     """What every plan of a request rests on."""
     engine = run.engine
     found = [

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from planner.costs import kernels, memory
 from planner.results.format import show
 from planner.results.plan import Assumption
-from planner.specs.fits import scale_line
-from planner.specs.hardware import Cluster, Tier
+from planner.specs.better import TENTH, wider
+from planner.specs.hardware import Cluster
 from planner.specs.parallelism import Configuration, experts_of
 from planner.specs.workload import TrainingJob
 from planner.training import fitted
@@ -21,7 +21,6 @@ from planner.training.estimate import Estimate, estimate
 from planner.training.request import Request
 
 Changed = tuple[Cluster, TrainingJob]
-TENTH = 0.1
 ASSUMED = "assumed"
 
 
@@ -173,16 +172,6 @@ def _network_items(request: Request) -> Iterator[_Item]:
 def slower_links(cluster: Cluster, factor: float) -> Cluster:
     """The cluster with every link's bandwidth divided by ``factor``, measured lines included."""
     return replace(cluster, tiers=tuple(wider(tier, 1.0 / factor) for tier in cluster.tiers))
-
-
-def wider(tier: Tier, factor: float) -> Tier:
-    """The tier with every bandwidth multiplied by ``factor``; latencies stay."""
-    return replace(
-        tier,
-        bandwidth=tier.bandwidth * factor,
-        pair_bandwidth=tier.pair_bandwidth * factor,
-        collectives={name: scale_line(line, factor) for name, line in tier.collectives.items()},
-    )
 
 
 def _price_items(request: Request) -> Iterator[_Item]:

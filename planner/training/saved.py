@@ -10,29 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from planner.errors import PlannerError
-from planner.results import files
 from planner.results.plan import Plan
 from planner.results.ranking import Ranking
-from planner.training.rank import KIND
 from planner.training.request import Options, Request, resolve
 from planner.training.sensitivity import deepen
 
 
-def load(path: str | Path) -> Ranking:
-    """The ranking in a file that ``Ranking.to_json`` wrote.
-
-    Raises
-    ------
-    PlannerError
-        If the file is missing, cut off, of another version or kind, or not a result.
-    """
-    ranking = files.load(path)
-    if ranking.kind != KIND:
-        return ranking  # complete as it was written
+def reopened(ranking: Ranking) -> Ranking:
+    """The ranking, whose plans compute their sensitivities when they are asked for."""
 
     @cache
     def again() -> Request:

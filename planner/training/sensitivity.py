@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from planner.errors import PlannerError
 from planner.results.plan import Plan, Sensitivity
-from planner.specs.hardware import Cluster, Tier
+from planner.specs.better import TENTH, better_clusters
 from planner.specs.parallelism import TRAINING_AXES, Configuration, check, training_rules
-from planner.training.assumptions import TENTH, change, weigh, wider
+from planner.training.assumptions import change, weigh
 from planner.training.estimate import Estimate, estimate
 from planner.training.request import Request
 
@@ -28,33 +28,6 @@ def deepen(plan: Plan, request: Request) -> Plan:
     ]
     found.extend(_with_more_memory(request, base))
     return replace(plan, sensitivities=tuple(found), assumptions=weigh(request, base))
-
-
-def better_clusters(cluster: Cluster) -> Iterator[tuple[str, Cluster]]:
-    """The cluster with each number a tenth better, and what was changed."""
-    device, more = cluster.accelerator, 1.0 + TENTH
-    peaks = {dtype: rate * more for dtype, rate in device.peak.items()}
-    power = None if device.power is None else device.power * more
-    stronger = replace(device, peak=peaks, power=power)
-    yield "+10 % peak compute and power", replace(cluster, accelerator=stronger)
-    faster = replace(device, memory_bandwidth=device.memory_bandwidth * more)
-    yield "+10 % memory bandwidth", replace(cluster, accelerator=faster)
-    for index, tier in enumerate(cluster.tiers):
-        for text, changed in (
-            (f"+10 % bandwidth of {tier.name}", wider(tier, more)),
-            (f"-10 % latency of {tier.name}", _quicker(tier)),
-        ):
-            tiers = (*cluster.tiers[:index], changed, *cluster.tiers[index + 1 :])
-            yield text, replace(cluster, tiers=tiers)
-
-
-def _quicker(tier: Tier) -> Tier:
-    less = 1.0 - TENTH
-    lines = {
-        name: replace(line, base=line.base * less, step=line.step * less, switch=line.switch * less)
-        for name, line in tier.collectives.items()
-    }
-    return replace(tier, latency=tier.latency * less, collectives=lines)
 
 
 def _with_more_memory(request: Request, base: Estimate) -> Iterator[Sensitivity]:

@@ -10,7 +10,6 @@ import pytest
 
 import planner
 from planner.errors import Infeasible, PlannerError
-from planner.serving.deployments import Question, _balance
 from planner.serving.space import replicas
 from planner.specs.catalog import find_cluster
 from planner.specs.models_catalog import find_model
@@ -40,36 +39,6 @@ class TestSpace:
         assert set(found.split.ep) == {1.0} == set(found.split.attention_dp)
 
 
-class TestCounts:
-    @pytest.mark.parametrize(
-        ("prefill", "sizes", "decode", "devices"),
-        [
-            (2.0, (1, 2), 3.0, 9),
-            (1.0, (4, 8), 5.0, 64),
-            (0.3, (2, 1), 0.9, 17),
-            (5.0, (8, 8), 1.0, 16),
-        ],
-    )
-    def test_they_are_the_best_of_all(
-        self, prefill: float, sizes: tuple[int, int], decode: float, devices: int
-    ) -> None:
-        first, second = sizes
-        counts = _balance(prefill, first, decode, second, Question(1.0, 1.0, devices=devices))
-        assert counts is not None
-        best = max(
-            min(p * prefill, d * decode)
-            for p, d in product(range(devices + 1), repeat=2)
-            if p * first + d * second <= devices
-        )
-        assert min(counts[0] * prefill, counts[1] * decode) == pytest.approx(best)
-        assert counts[0] * first + counts[1] * second <= devices
-
-    def test_a_rate_takes_the_fewest_of_each(self) -> None:
-        asked = Question(1.0, 1.0, devices=64, rate=10.0)
-        assert _balance(2.0, 1, 3.0, 2, asked) == (5, 4)
-        assert _balance(2.0, 8, 3.0, 8, asked) is None
-
-
 class TestRanking:
     def test_targets_hold_and_the_best_comes_first(self) -> None:
         found = ranked(ttft=0.5, tpot=0.03)
@@ -86,7 +55,7 @@ class TestRanking:
         loose = ranked(ttft=2.0, tpot=0.1).plan(1)["output_tokens_per_s"]
         assert loose >= tight
 
-    @pytest.mark.parametrize("architecture", ["aggregated", "disaggregated"])
+    @pytest.mark.parametrize("architecture", ["aggregated", "shared-device", "disaggregated"])
     def test_any_is_the_best_of_both(self, architecture: str) -> None:
         best = ranked(tpot=0.03).plan(1)["output_tokens_per_s"]
         only = ranked(tpot=0.03, architecture=architecture)
@@ -117,10 +86,15 @@ class TestRanking:
 
     def test_the_checkpoint_decides_the_datatype(self) -> None:
         found = planner.plan_serving("deepseek-v3", "hgx-h200", devices=16, isl=1000, osl=200)
-        assert found.inputs["weights"] == "fp8_block"
+        assert found.inputs["resolved"]["weights"] == "fp8_block"
 
 
 WRONG = {
+    "both numbers": ({"max_devices": 8}, "expected it or --max-devices, and not both"),
+    "both loads": ({"rate": 1.0, "concurrency": 8}, "expected one of them"),
+    "axis": ({"fixed": {"tensor": 8}}, "unknown axis 'tensor'"),
+    "axis value": ({"fixed": {"tp": "eight"}}, "--tp: found 'eight', expected a whole number"),
+    "measured": ({"measured": 0.03}, "found no --baseline"),
     "devices": ({"devices": 0}, "devices: found 0, expected a positive whole number"),
     "too many": ({"devices": 10**7}, "expected at most"),
     "ttft": ({"ttft": 300.0}, "ttft: found 300 s, expected at most 120 s; did you mean 300ms?"),
@@ -128,7 +102,10 @@ WRONG = {
     "hit": ({"prefix_hit": 1.0}, "prefix_hit: found 1.0"),
     "engine": ({"engine": "vlm"}, "did you mean 'vllm'"),
     "weights": ({"weights": "fp7"}, "weights: found 'fp7', did you mean 'fp8'"),
-    "architecture": ({"architecture": "both"}, "expected one of any, aggregated, disaggregated"),
+    "architecture": (
+        {"architecture": "both"},
+        "expected one of any, aggregated, shared-device, disaggregated",
+    ),
     "objective": ({"objective": "devices"}, "found no rate"),
     "fraction": ({"memory_fraction": 1.5}, "memory_fraction: found 1.5"),
 }

@@ -1,0 +1,59 @@
+"""Why no deployment does what was asked: which target fails first, and by how much."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from planner.errors import Infeasible
+from planner.results.format import show
+from planner.serving.request import Request
+from planner.serving.search import Tables
+
+
+def infeasible(request: Request, found: Tables) -> Infeasible:
+    """The error that says what cannot be met."""
+    asked, means, name = request.asked, request.means, request.model.name
+    if not found.columns:
+        kinds = " or ".join(sorted({fleet.run.device.name for fleet in means.fleets}))
+        return Infeasible(
+            f"{name} does not fit: no layout of up to {means.devices} {kinds} has room for weights"
+            f" in {request.widths.weights} and one sequence of {asked.isl + asked.osl:.0f} tokens."
+        )
+    for target in ("tpot", "ttft"):
+        limit = getattr(asked.targets, target)
+        values = [getattr(one, target) for one in found.tables]
+        least = min((float(v[v > 0].min()) for v in values if np.any(v > 0)), default=0.0)
+        if least > limit:
+            return Infeasible(
+                f"no deployment meets {target} {show(limit, 's')}: the fastest takes"
+                f" {show(least, 's')}, {least / limit:.2g} times as long."
+            )
+    both = [one for one in found.tables if one.role in ("any", "shared")]
+    wholes = [one.ttft + (asked.osl - 1.0) * one.tpot for one in both]
+    least = min((float(v.min()) for v in wholes if len(v)), default=0.0)
+    limit = asked.targets.end_to_end
+    if least > limit:
+        return Infeasible(
+            f"no deployment meets end_to_end {show(limit, 's')}: the fastest takes"
+            f" {show(least, 's')}, {least / limit:.2g} times as long."
+        )
+    if asked.fixed:
+        return Infeasible(
+            f"no deployment with {', '.join(f'{k}={_any(v)}' for k, v in asked.fixed.items())} fits"
+            f" {means.devices} devices and the targets; expected other values or fewer of them."
+        )
+    if asked.rate is not None:
+        return Infeasible(
+            f"no deployment of {means.devices} devices serves {asked.rate:g} requests per second"
+            " within the targets; expected more devices or a lower rate."
+        )
+    if asked.targets != type(asked.targets)():
+        return Infeasible("no deployment meets all targets at once; each alone can be met.")
+    return Infeasible(
+        f"{name} does not fit: no deployment of {request.options.architecture} architecture stays"
+        f" within {means.devices} devices and the budget."
+    )
+
+
+def _any(values: tuple[int, ...]) -> str:
+    return " or ".join(map(str, values))
