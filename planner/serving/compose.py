@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
+from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
 
 from planner.layers.inference import Array
+from planner.search.space import divisors
 from planner.serving.columns import Columns
 from planner.serving.deployment import Deployment, Means, Part
 from planner.serving.question import Question
@@ -150,36 +152,45 @@ def _best(columns: Columns, allowed: NDArray[np.bool_], worth: Array) -> list[in
 def node_pairs(
     first: Columns, second: Columns, domain: int, means: Means, asked: Question
 ) -> Iterator[Deployment]:
-    """Pairs that share nodes of ``domain`` devices, stage by stage: the cache stays inside.
+    """Pairs that share nodes of ``domain`` devices: the cache of a layer never leaves its node.
 
-    Every node holds as many prefill and decode stages as balance best, and the pattern is repeated.
+    Both pipelines are cut into as many segments as nodes; every node holds as many prefill and
+    decode segments as balance best, and the pattern is repeated.
     Source: DistServe, arXiv 2401.09670, algorithm 2.
     """
     for p, behind in _matches(first, second, asked):
-        stages = float(first.replica.pp[p])
         for d in behind:
-            if second.replica.pp[d] != stages:
-                continue
-            sizes = float(first.devices[p]) / stages, float(second.devices[d]) / stages
-            rates = float(first.requests[p]), float(second.requests[d])
-            inside = _fill(rates, sizes, domain)
-            if inside is None:
-                continue
-            served = min(inside[0] * rates[0], inside[1] * rates[1])
-            times = _patterns(served, domain * stages, first, means, asked)
-            if times:
-                parts = (
-                    Part(first.row(p), inside[0] * times),
-                    Part(second.row(d), inside[1] * times),
-                )
-                ttft, tpot = float(first.ttft[p]), float(second.tpot[d])
-                yield Deployment(parts, served * times, ttft, tpot, True)
+            stages = gcd(int(first.replica.pp[p]), int(second.replica.pp[d]))
+            found = [
+                one
+                for segments in divisors(stages)
+                if (one := _pattern(first.row(p), second.row(d), domain, segments, means, asked))
+            ]
+            if found:
+                yield max(found, key=lambda one: one.requests)
+
+
+def _pattern(
+    first: Columns, second: Columns, domain: int, segments: int, means: Means, asked: Question
+) -> Deployment | None:
+    """One pair over ``segments`` nodes, repeated; None where it does not fit."""
+    sizes = float(first.devices[0]) / segments, float(second.devices[0]) / segments
+    rates = float(first.requests[0]), float(second.requests[0])
+    inside = _fill(rates, sizes, domain)
+    if inside is None:
+        return None
+    served = min(inside[0] * rates[0], inside[1] * rates[1])
+    times = _patterns(served, float(domain * segments), first, means, asked)
+    if not times:
+        return None
+    parts = Part(first, inside[0] * times), Part(second, inside[1] * times)
+    return Deployment(parts, served * times, float(first.ttft[0]), float(second.tpot[0]), True)
 
 
 def _fill(
     rates: tuple[float, float], sizes: tuple[float, float], domain: int
 ) -> tuple[int, int] | None:
-    """Prefill and decode stages of one node that serve most."""
+    """Prefill and decode segments of one node that serve most."""
     more = np.arange(1.0, domain // sizes[1] + 1.0)
     many = np.floor((domain - more * sizes[1]) / sizes[0])
     served = np.minimum(many * rates[0], more * rates[1])

@@ -16,6 +16,7 @@ from planner.layers.inference import Array, Runtime, Split, Step
 from planner.serving import aggregated, disaggregated, memory
 from planner.serving.aggregated import Load, Steady
 from planner.serving.disaggregated import Pool
+from planner.serving.fleet import Fleet
 from planner.serving.iteration import Replica, iteration
 from planner.specs.catalog import find_cluster
 from planner.specs.engine import Widths, find_engine
@@ -151,6 +152,19 @@ class Bench:
 
     def pools(self, prefill: float = 1, decode: float = 1, **options: Any) -> Pools:
         return Pools(self.server(devices=16, **options), prefill, decode)
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Callable[..., Fleet]:
+    """So many devices of a cluster, by default DGX H100, for a role."""
+
+    def build(devices: int, role: str = "any", name: str = "dgx-h100") -> Fleet:
+        machines = _cluster(name)
+        net = network(machines, devices)
+        run = Runtime(machines.accelerator, net, 4096, PLAIN, find_engine("vllm"))
+        return Fleet(role, machines, devices, run)
+
+    return build
 
 
 @pytest.fixture(scope="session")

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
 
-from planner.costs.topology import network
-from planner.layers.inference import Runtime, Split
+from planner.layers.inference import Split
 from planner.serving.columns import Columns
 from planner.serving.compose import balance, copies, node_pairs, pairs
 from planner.serving.deployment import Means
 from planner.serving.fleet import Fleet
 from planner.serving.iteration import Replica
 from planner.serving.question import Question, Targets
-from planner.specs.catalog import find_cluster
-from planner.specs.engine import Widths, find_engine
 
 ASKED = Question(1.0, 1.0)
-
-
-def fleet(devices: int, role: str = "any", name: str = "dgx-h100") -> Fleet:
-    cluster = find_cluster(name)
-    run = Runtime(
-        cluster.accelerator, network(cluster, devices), 4096, Widths(), find_engine("vllm")
-    )
-    return Fleet(role, cluster, devices, run)
 
 
 def columns(role: str, on: Fleet, rows: list[tuple[int, int, float, float]]) -> Columns:
@@ -48,7 +38,7 @@ class TestBalance:
         ],
     )
     def test_the_counts_serve_most(
-        self, rates: tuple[float, float], sizes: tuple[int, int], devices: int
+        self, rates: tuple[float, float], sizes: tuple[int, int], devices: int, fleet: Any
     ) -> None:
         means = Means((fleet(devices),))
         use = tuple(np.array([size, 0.0]) for size in sizes)
@@ -64,7 +54,7 @@ class TestBalance:
 
     @pytest.mark.parametrize(("rates", "sizes"), [((2.0, 3.0), (1, 2)), ((0.7, 1.9), (3, 2))])
     def test_where_only_used_devices_count_each_serves_most(
-        self, rates: tuple[float, float], sizes: tuple[int, int]
+        self, rates: tuple[float, float], sizes: tuple[int, int], fleet: Any
     ) -> None:
         means = Means((fleet(24),), whole=False)
         use = tuple(np.array([size, 0.0]) for size in sizes)
@@ -81,26 +71,26 @@ class TestBalance:
         )
         assert worth(*counts) == pytest.approx(best)
 
-    def test_two_fleets_limit_each_role_alone(self) -> None:
+    def test_two_fleets_limit_each_role_alone(self, fleet: Any) -> None:
         means = Means((fleet(8, "prefill"), fleet(12, "decode", "hgx-h200")))
         counts = balance(
             (1.0, 2.0), (np.array([2.0, 0.0, 0.0]), np.array([0.0, 4.0, 0.0])), means, ASKED
         )
         assert counts == (4, 2)
 
-    def test_a_budget_limits_the_sum(self) -> None:
+    def test_a_budget_limits_the_sum(self, fleet: Any) -> None:
         means = Means((fleet(64),), budget=10.0)
         counts = balance((1.0, 1.0), (np.array([1.0, 2.0]), np.array([1.0, 3.0])), means, ASKED)
         assert counts == (2, 2)
 
-    def test_a_rate_takes_the_fewest_of_each(self) -> None:
+    def test_a_rate_takes_the_fewest_of_each(self, fleet: Any) -> None:
         means = Means((fleet(64),))
         use = np.array([1.0, 0.0]), np.array([2.0, 0.0])
         asked = Question(1.0, 1.0, rate=10.0)
         assert balance((2.0, 3.0), use, means, asked) == (5, 4)
         assert balance((0.1, 0.1), use, means, asked) is None
 
-    def test_fixed_numbers_stand(self) -> None:
+    def test_fixed_numbers_stand(self, fleet: Any) -> None:
         means = Means((fleet(64),))
         use = np.array([1.0, 0.0]), np.array([1.0, 0.0])
         asked = Question(1.0, 1.0, fixed={"replicas": (3,), "prefill_replicas": (2,)})
@@ -108,7 +98,7 @@ class TestBalance:
 
 
 class TestCopies:
-    def test_the_best_batch_of_every_layout_fills_the_devices(self) -> None:
+    def test_the_best_batch_of_every_layout_fills_the_devices(self, fleet: Any) -> None:
         on = fleet(20)
         found = copies(
             columns("any", on, [(4, 1, 1.0, 0.1), (4, 1, 2.0, 0.2), (8, 1, 5.0, 0.1)]),
@@ -118,7 +108,7 @@ class TestCopies:
         served = {int(d.parts[0].column.devices[0]): (d.parts[0].count, d.requests) for d in found}
         assert served == {4: (5, 5.0), 8: (2, 10.0)}
 
-    def test_a_rate_takes_the_fewest(self) -> None:
+    def test_a_rate_takes_the_fewest(self, fleet: Any) -> None:
         on = fleet(64)
         asked = Question(1.0, 1.0, rate=7.0)
         (found,) = copies(columns("any", on, [(4, 1, 2.0, 0.1)]), Means((on,)), asked)
@@ -126,7 +116,7 @@ class TestCopies:
 
 
 class TestPairs:
-    def test_targets_on_the_whole_request_hold(self) -> None:
+    def test_targets_on_the_whole_request_hold(self, fleet: Any) -> None:
         on = fleet(16)
         first = columns("prefill", on, [(1, 1, 4.0, 0.0)])
         second = columns("decode", on, [(2, 1, 4.0, 0.5), (2, 1, 1.0, 0.1)])
@@ -134,7 +124,7 @@ class TestPairs:
         (found,) = pairs(first, second, Means((on,)), asked)
         assert found.tpot == 0.1
 
-    def test_inside_a_node_stages_meet(self) -> None:
+    def test_inside_a_node_stages_meet(self, fleet: Any) -> None:
         """Each of two nodes of eight holds four prefill devices and two pairs for decode."""
         on = fleet(16)
         first = columns("prefill", on, [(4, 1, 3.0, 0.0), (4, 2, 9.0, 0.0)])

@@ -13,6 +13,7 @@ from planner.errors import Infeasible, PlannerError
 from planner.serving.aggregated import Steady
 from planner.serving.batching import Lane, Request
 from planner.serving.disaggregated import Pool
+from planner.serving.lockstep import Ranks
 from planner.serving.simulation import Traffic, simulate
 from planner.serving.simulation_result import Result
 from planner.serving.step_table import step_table
@@ -79,7 +80,8 @@ class TestTable:
                 context=context,
             )
             found = [
-                table(t * with_prompts, w, p * with_prompts, d * with_decodes, c)
+                table.own(t * with_prompts, w, p * with_prompts, d * with_decodes, c)
+                + table.experts(t * with_prompts + d * with_decodes)
                 for t, w, p, d, c in zip(
                     *(part.tolist() for part in (tokens, cached + 0.5 * chunk, prompts)),
                     *(part.tolist() for part in (decodes, context)),
@@ -96,32 +98,49 @@ class TestTable:
         table = step_table(server.run, server.model, server.replica(), 64, 4096, knots)
         for tokens in knots:
             exact = server.seconds(prefills=1, chunk=tokens, decodes=1, context=16)
-            found = table(tokens, 0.5 * tokens, 1, 1, 16.0)
+            found = table.own(tokens, 0.5 * tokens, 1, 1, 16.0)
             assert found == pytest.approx(exact.item(), rel=2e-3)
 
 
-class TestLane:
+class Second:
+    """A table whose iterations take a second, or longer for longer prompts."""
+
+    def __init__(self, each: float = 0.0) -> None:
+        self.each = each
+
+    def own(self, tokens: float, *_: float) -> float:
+        return 1.0 + self.each * tokens
+
+    def experts(self, tokens: float) -> float:
+        return 0.0
+
+
+def ranks(count: int = 1, table: Any = None, cache: int = 100, **engine: Any) -> Ranks:
+    """Ranks with a cache of so many tokens."""
+    usual: dict[str, Any] = {"chunk": 8192, "most_running": 8, "memory_fraction": 1.0}
+    cells = [tokens / cache for tokens in range(cache + 1)]
+    lanes = [Lane(Engine("test", None, **usual | engine), cells, 8) for _ in range(count)]
+    return Ranks(table or Second(), lanes)
+
+
+def play(group: Ranks, *requests: Request, now: float = 0.0) -> None:
+    """Send requests now, and follow them to the end."""
+    for request in requests:
+        group.put(request, now)
+    group.begin(now)
+    while not np.isnan(group.end):
+        now = group.end
+        for request in group.finish():
+            request.finished = now
+        group.begin(now)
+
+
+class TestRanks:
     """Steps of one second and a cache of 100 tokens: times to be counted by hand."""
-
-    def lane(self, **engine: Any) -> Lane:
-        usual: dict[str, Any] = {"chunk": 8192, "most_running": 8, "memory_fraction": 1.0}
-        cells = [tokens / 100.0 for tokens in range(101)]
-        table: Any = lambda *step: 1.0  # noqa: E731
-        return Lane(table, Engine("test", None, **usual | engine), cells, 8)
-
-    def run(self, lane: Lane, *requests: Request, now: float = 0.0) -> None:
-        for request in requests:
-            lane.put(request, now)
-        lane.begin(now)
-        while not np.isnan(lane.end):
-            now = lane.end
-            for request in lane.finish():
-                request.finished = now
-            lane.begin(now)
 
     def test_two_prompts_share_an_iteration(self) -> None:
         first, second = Request(0, 10, 10, 5), Request(1, 20, 20, 8)
-        self.run(self.lane(), first, second)
+        play(ranks(), first, second)
         assert (first.first, second.first) == (1.0, 1.0)
         assert (first.finished, second.finished) == (6.0, 9.0)
 
@@ -129,13 +148,13 @@ class TestLane:
         """Both take 40 and 1 a second: full at 11.  The second has made 10 of its 30 tokens; it
         comes back at 31, is taken in and makes its 11th by 32, and the 19 others by 51."""
         first, second = Request(0, 40, 40, 30), Request(1, 40, 40, 30)
-        self.run(self.lane(), first, second)
+        play(ranks(), first, second)
         assert (first.first, second.first) == (1.0, 1.0)
         assert (first.finished, second.finished) == (31.0, 51.0)
 
     def test_an_engine_that_reserves_lets_the_second_wait(self) -> None:
         first, second = Request(0, 40, 40, 30), Request(1, 40, 40, 30)
-        self.run(self.lane(reserves=True), first, second)
+        play(ranks(reserves=True), first, second)
         assert (first.first, first.finished) == (1.0, 31.0)
         assert (second.first, second.finished) == (32.0, 62.0)
 
@@ -145,26 +164,37 @@ class TestLane:
     ) -> None:
         """900 tokens by 300 a step: three steps before those of the first request, or four beside
         them, which take a token of the budget each."""
-        lane = self.lane(chunk=300, mixes=mixes)
-        lane.cells = [tokens / 2000.0 for tokens in range(2001)]
+        group = ranks(chunk=300, mixes=mixes, cache=2000)
         first, second = Request(0, 10, 10, 11), Request(1, 1000, 900, 1)
-        lane.put(first, 0.0)
-        lane.begin(0.0)
-        lane.finish()
-        self.run(lane, second, now=1.0)
+        group.put(first, 0.0)
+        group.begin(0.0)
+        group.finish()
+        play(group, second, now=1.0)
         assert first.first == 1.0
         assert second.first == begins
         assert first.finished == ends
 
     def test_an_arrival_cuts_planned_steps_short(self) -> None:
-        lane = self.lane()
-        lane.put(Request(0, 10, 10, 50), 0.0)
-        lane.begin(0.0)
-        lane.finish()
-        lane.begin(1.0)
-        assert lane.end == 51.0
-        lane.put(Request(1, 10, 10, 5), 7.5)
-        assert lane.end == 8.0
+        group = ranks()
+        group.put(Request(0, 10, 10, 50), 0.0)
+        group.begin(0.0)
+        group.finish()
+        group.begin(1.0)
+        assert group.end == 51.0
+        group.put(Request(1, 10, 10, 5), 7.5)
+        assert group.end == 8.0
+
+    def test_ranks_wait_for_the_busiest(self) -> None:
+        """A prompt of 30 tokens takes 1 + 30 seconds, and the token of the other rank too."""
+        group = ranks(2, Second(each=1.0))
+        first, second = Request(0, 10, 10, 5), Request(1, 30, 30, 5)
+        group.put(first, 0.0)
+        group.begin(0.0)
+        assert group.end == 11.0
+        group.finish()
+        play(group, second, now=11.0)
+        assert (first.first, second.first) == (11.0, 42.0)
+        assert (first.finished, second.finished) == (46.0, 47.0)
 
 
 class TestAlone:
@@ -279,7 +309,7 @@ class TestQueue:
         server = bench.server()
         prompt = server.seconds(prefills=1, chunk=2048).item()
         rate = share / prompt
-        asked = traffic(2048, 1, requests=20000, rate=rate)
+        asked = traffic(2048, 1, requests=10000, rate=rate)
         found = simulate(server.model, asked, pool(server, chunk=2048, first=0.0))
         expected = prompt + rate * prompt**2 / (2.0 * (1.0 - share))
         assert found.ttft.mean == pytest.approx(expected, rel=rel)
@@ -407,14 +437,24 @@ class TestClosedForm:
         closed = server.steady(**load, waves=1500 / concurrency)
         self.near(found, closed, ttft=0.15, tpot=0.08)
 
-    @pytest.mark.parametrize("layout", [{}, {"tp": 1, "attention_dp": 8}], ids=["tp", "dp"])
     @pytest.mark.parametrize("concurrency", [8, 64])
-    def test_experts(self, bench: Any, layout: dict[str, int], concurrency: int) -> None:
-        server = bench.server(**DEEPSEEK | layout)
+    def test_experts(self, bench: Any, concurrency: int) -> None:
+        server = bench.server(**DEEPSEEK)
         load = {"isl": 4000, "osl": 500, "concurrency": concurrency}
         found = replay(server, mixed(4000, 500, requests=1000, concurrency=concurrency))
         closed = server.steady(**load, waves=1000 / concurrency)
         self.near(found, closed, ttft=0.15, tpot=0.08)
+
+    def test_ranks_that_share_experts_stall_each_other(self, bench: Any) -> None:
+        """The closed form lets each rank be stalled by its own prompts alone."""
+        server = bench.server(**DEEPSEEK | {"tp": 1, "attention_dp": 8})
+        ratio = {}
+        for isl, osl in ((100, 1000), (4000, 500)):
+            found = replay(server, mixed(isl, osl, requests=500, concurrency=64))
+            closed = server.steady(isl=isl, osl=osl, concurrency=64, waves=500 / 64)
+            ratio[isl] = found.tpot.mean / closed.tpot.item()
+        assert ratio[100] == pytest.approx(1.0, abs=0.15)
+        assert ratio[4000] > 1.4
 
     @pytest.mark.parametrize("concurrency", [8, 64])
     def test_pools(self, bench: Any, concurrency: int) -> None:
