@@ -21,6 +21,7 @@ from planner.errors import Infeasible, PlannerError
 from planner.layers.inference import Array
 from planner.serving.batching import Lane, Request
 from planner.serving.disaggregated import Pool, transfer_seconds
+from planner.serving.lockstep import Ranks
 from planner.serving.memory import memory, sequence_bytes
 from planner.serving.simulation_result import Result, result
 from planner.serving.step_table import step_table
@@ -114,7 +115,7 @@ def simulate(
     isl, osl = traffic.lengths()
     fresh = np.maximum(np.rint(isl * (1.0 - traffic.hit)), 1.0).astype(np.int64)
     pools = {"both": pool} if prefill is None else {"prefill": prefill, "decode": pool}
-    stages = [_lanes(one, model, isl, osl, fresh) for one in pools.values()]
+    stages = [_ranks(one, model, isl, osl, fresh) for one in pools.values()]
     due = (osl - 1).tolist()
     requests = [
         Request(number, *numbers)
@@ -125,13 +126,13 @@ def simulate(
         moves = transfer_seconds(prefill, model, isl.astype(float)).tolist()
     _play(requests, traffic.sent().tolist(), stages, moves)
     times = np.array([(one.sent, one.first, one.finished) for one in requests]).T
-    busy = {role: [lane.spans for lane in one] for role, one in zip(pools, stages, strict=True)}
+    busy = {role: [ranks.spans for ranks in one] for role, one in zip(pools, stages, strict=True)}
     outside = pool.run.engine.first
     return result(times, osl, outside, float(pool.count[0]), busy, (ttft, tpot))
 
 
-def _lanes(pool: Pool, model: ModelSpec, isl: Tokens, osl: Tokens, fresh: Tokens) -> list[Lane]:
-    """The batches in flight of a pool: one for every attention rank and pipeline stage."""
+def _ranks(pool: Pool, model: ModelSpec, isl: Tokens, osl: Tokens, fresh: Tokens) -> list[Ranks]:
+    """What steps together in a pool: the attention ranks of every replica and pipeline stage."""
     run, replica, chunk = pool.run, pool.replica, pool.run.engine.chunk
     stages = int(replica.pp[0])
     longest = int((isl + osl).max())
@@ -147,20 +148,22 @@ def _lanes(pool: Pool, model: ModelSpec, isl: Tokens, osl: Tokens, fresh: Tokens
     usual = np.minimum(np.outer(usual, np.arange(1.0, 5.0)), chunk)
     table = step_table(run, model, replica, float(places), float(longest), usual)
     cells: list[float] = (held / room).tolist()
-    ranks = int(pool.count[0] * replica.split.attention_dp[0]) * stages
-    return [Lane(table, run.engine, cells, places) for _ in range(ranks)]
+    ranks, groups = int(replica.split.attention_dp[0]), int(pool.count[0]) * stages
+    return [
+        Ranks(table, [Lane(run.engine, cells, places) for _ in range(ranks)]) for _ in range(groups)
+    ]
 
 
 def _play(
-    requests: list[Request], sent: list[float], stages: list[list[Lane]], moves: list[float]
+    requests: list[Request], sent: list[float], stages: list[list[Ranks]], moves: list[float]
 ) -> None:
     """Follow every request to its end.
 
     Requests beyond those of ``sent`` are each sent when another is answered.  ``moves`` are the
-    times to bring caches from prefill to decode ranks [s], empty where one rank does both.
+    times to bring caches from prefill to decode replicas [s], empty where one does both.
     """
     order, due = count(), [request.due for request in requests]
-    events: list[tuple[float, int, int, Request | Lane]] = []
+    events: list[tuple[float, int, int, Request | Ranks]] = []
 
     def arrive(time: float, stage: int, request: Request) -> None:
         heappush(events, (time, next(order), stage, request))
@@ -177,9 +180,9 @@ def _play(
         while events and events[0][0] == now:
             _, _, stage, what = heappop(events)
             if isinstance(what, Request):
-                lane = min(stages[stage], key=attrgetter("load"))
-                lane.put(what, now)
-                touched[lane] = stage
+                ranks = min(stages[stage], key=attrgetter("least"))
+                ranks.put(what, now)
+                touched[ranks] = stage
             elif what.end == now:  # else cut short since
                 touched[what] = stage
                 for request in what.finish():
@@ -192,8 +195,8 @@ def _play(
                     if client is not None:
                         client.sent = now
                         arrive(now, 0, client)
-        for lane, stage in touched.items():
-            if math.isnan(lane.end):
-                lane.begin(now)
-            if not math.isnan(lane.end):
-                heappush(events, (lane.end, next(order), stage, lane))
+        for ranks, stage in touched.items():
+            if math.isnan(ranks.end):
+                ranks.begin(now)
+            if not math.isnan(ranks.end):
+                heappush(events, (ranks.end, next(order), stage, ranks))

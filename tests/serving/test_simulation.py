@@ -152,6 +152,26 @@ class TestRanks:
         assert (first.first, second.first) == (1.0, 1.0)
         assert (first.finished, second.finished) == (31.0, 51.0)
 
+    def test_what_was_evicted_ends_later_than_it_would_have(self) -> None:
+        """Out at 11 with 20 tokens to go, back at 16, one more by 17, the others by 36."""
+        first, second = Request(0, 40, 40, 15), Request(1, 40, 40, 30)
+        play(ranks(), first, second)
+        assert (first.finished, second.finished) == (16.0, 36.0)
+
+    def test_a_prompt_half_taken_in_goes_before_what_is_evicted(self) -> None:
+        """The cache is full at 3, when 100 tokens of the third are left."""
+        group = ranks(cache=1000, chunk=300)
+        running = Request(0, 400, 400, 300), Request(1, 200, 200, 300)
+        third = Request(2, 398, 398, 1)
+        for request in running:
+            group.put(request, 0.0)
+        for now in (0.0, 1.0):
+            group.begin(now)
+            group.finish()
+        play(group, third, now=2.0)
+        assert [request.first for request in running] == [2.0, 2.0]
+        assert third.first == 4.0
+
     def test_an_engine_that_reserves_lets_the_second_wait(self) -> None:
         first, second = Request(0, 40, 40, 30), Request(1, 40, 40, 30)
         play(ranks(reserves=True), first, second)
@@ -183,6 +203,12 @@ class TestRanks:
         assert group.end == 51.0
         group.put(Request(1, 10, 10, 5), 7.5)
         assert group.end == 8.0
+
+    def test_requests_go_to_the_rank_with_fewest(self) -> None:
+        group = ranks(3)
+        for number in range(6):
+            group.put(Request(number, 10, 10, 5), 0.0)
+        assert [lane.load for lane in group.lanes] == [2, 2, 2]
 
     def test_ranks_wait_for_the_busiest(self) -> None:
         """A prompt of 30 tokens takes 1 + 30 seconds, and the token of the other rank too."""
