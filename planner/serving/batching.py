@@ -83,8 +83,8 @@ class Lane:
     def take(self, now: float) -> None:
         """Choose the prompts of the next iteration."""
         self.pieces = []
-        if not self._evict():
-            self._admit(now)
+        self._evict()
+        self._admit(now)
 
     def contents(self, steps: int) -> tuple[float, float, int, int, float]:
         """Arguments of ``StepTable.own`` for the pieces and the mean of ``steps`` decode steps."""
@@ -131,9 +131,12 @@ class Lane:
             heappop(self._ends)
         return math.inf
 
-    def _evict(self) -> bool:
-        """Throw out the sequences that entered last until the next step has room."""
-        full = False
+    def _evict(self) -> None:
+        """Throw out the sequences that entered last until the next step has room.
+
+        Each waits first, but behind a prompt that is half taken in; it has no room before others
+        end.
+        """
         while len(self.running) > 1 and self._used + self._growth > 1.0 + 1e-9:
             request = self.running[next(reversed(self.running))]
             left = request.until - self._steps
@@ -141,8 +144,6 @@ class Lane:
             request.context += request.due - left + 1  # taking it in again makes a token
             request.fresh, request.due, request.held = request.context, left - 1, 0.0
             self._waiting.insert(1 if self._waiting and self._waiting[0].held else 0, request)
-            full = True
-        return full
 
     def _admit(self, now: float) -> None:
         """Take in prompts, as many tokens as the budget has room for."""

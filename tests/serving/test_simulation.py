@@ -153,10 +153,11 @@ class TestRanks:
         assert (first.finished, second.finished) == (31.0, 51.0)
 
     def test_what_was_evicted_ends_later_than_it_would_have(self) -> None:
-        """Out at 11 with 20 tokens to go, back at 16, one more by 17, the others by 36."""
-        first, second = Request(0, 40, 40, 15), Request(1, 40, 40, 30)
-        play(ranks(), first, second)
-        assert (first.finished, second.finished) == (16.0, 36.0)
+        """The third is out at 7 with 24 tokens to go; the first ends at 16, so it is taken in and
+        makes one by 17 and the others by 40, not by 31."""
+        given = Request(0, 30, 30, 15), Request(1, 10, 10, 28), Request(2, 40, 40, 30)
+        play(ranks(), *given)
+        assert [request.finished for request in given] == [16.0, 29.0, 40.0]
 
     def test_a_prompt_half_taken_in_goes_before_what_is_evicted(self) -> None:
         """The cache is full at 3, when 100 tokens of the third are left."""
