@@ -24,7 +24,7 @@ STEEPEST = 200.0
 
 
 @dataclass(frozen=True)
-class Summary:
+class Marginal:
     """What is known of one length: its mean, and quantiles, two or more, or none."""
 
     mean: float
@@ -101,7 +101,7 @@ def fixed_lengths(isl: float, osl: float) -> Lengths:
     return Lengths(np.array([float(isl)]), np.array([float(osl)]), np.ones(1))
 
 
-def lengths_of_summaries(isl: Summary, osl: Summary) -> Lengths:
+def lengths_of_marginals(isl: Marginal, osl: Marginal) -> Lengths:
     """Input and output as summarised, independent of each other."""
     (first, share), (second, other) = isl.cells(), osl.cells()
     inputs, outputs = np.repeat(first, len(second)), np.tile(second, len(first))

@@ -13,7 +13,7 @@ import numpy as np
 
 from planner.errors import PlannerError
 from planner.layers.inference import Array
-from planner.serving.lengths import Lengths, Summary, lengths_of_requests, lengths_of_summaries
+from planner.serving.lengths import Lengths, Marginal, lengths_of_marginals, lengths_of_requests
 from planner.serving.trace_files import Requests, read_azure, read_mooncake
 from planner.specs.blocks import Place, as_mapping, check_keys, read_file
 from planner.specs.folders import near
@@ -78,18 +78,18 @@ def _summarised(path: Path) -> Trace:
     """A YAML file with ``isl`` and ``osl``, each with a mean and maybe quantiles."""
     optional = ("title", "source", "licence", "rate", "variation", "hit")
     place, data = read_file(path, (), required=("isl", "osl"), optional=optional)
-    isl, osl = (_summary(place / name, data[name]) for name in ("isl", "osl"))
+    isl, osl = (_marginal(place / name, data[name]) for name in ("isl", "osl"))
     rate = _quantity(place / "rate", data["rate"]) if "rate" in data else None
     variation = _quantity(place / "variation", data.get("variation", 1), zero=True)
     hit = _quantity(place / "hit", data.get("hit", 0), "fraction", zero=True)
     try:
-        lengths = lengths_of_summaries(isl, osl)
+        lengths = lengths_of_marginals(isl, osl)
     except PlannerError as error:
         raise PlannerError(f"{path}: {error}") from error
     return Trace(path.stem, lengths, rate, variation, hit)
 
 
-def _summary(place: Place, data: object) -> Summary:
+def _marginal(place: Place, data: object) -> Marginal:
     fields = as_mapping(place, data)
     check_keys(place, fields, ("mean", "quantiles"))
     below = place / "quantiles"
@@ -99,7 +99,7 @@ def _summary(place: Place, data: object) -> Summary:
         )
         for share, tokens in as_mapping(below, fields.get("quantiles", {})).items()
     }
-    return Summary(_quantity(place / "mean", fields.get("mean")), quantiles)
+    return Marginal(_quantity(place / "mean", fields.get("mean")), quantiles)
 
 
 def _quantity(place: Place, found: object, kind: str = "number", *, zero: bool = False) -> float:

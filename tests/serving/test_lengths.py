@@ -11,10 +11,10 @@ from planner.errors import PlannerError
 from planner.serving.lengths import (
     EDGES,
     Lengths,
-    Summary,
+    Marginal,
     fixed_lengths,
+    lengths_of_marginals,
     lengths_of_requests,
-    lengths_of_summaries,
 )
 
 REQUESTS = 20_000
@@ -98,15 +98,15 @@ class TestMoments:
 
 class TestSummaries:
     def test_mean_and_quantiles_are_those_given(self) -> None:
-        summary = Summary(2048.0, {0.5: 1469.0, 0.99: 7436.0})
-        found = lengths_of_summaries(summary, Summary(28.0))
+        summary = Marginal(2048.0, {0.5: 1469.0, 0.99: 7436.0})
+        found = lengths_of_marginals(summary, Marginal(28.0))
         assert found.mean(found.isl) == pytest.approx(2048.0)
         assert found.percentile(found.isl, 0.5) == pytest.approx(1469.0, rel=0.06)
         assert found.percentile(found.isl, 0.99) == pytest.approx(7436.0, rel=0.02)
         assert set(found.osl) == {28.0}
 
     def test_even_quantiles_are_an_even_distribution(self) -> None:
-        means, weight = Summary(50.0, {0.0: 0.0, 0.5: 50.0, 1.0: 100.0}).cells()
+        means, weight = Marginal(50.0, {0.0: 0.0, 0.5: 50.0, 1.0: 100.0}).cells()
         np.testing.assert_allclose(means, 50.0 * (EDGES[1:] + EDGES[:-1]))
         assert weight @ means == pytest.approx(50.0)
 
@@ -116,7 +116,7 @@ class TestSummaries:
 
         def error(shares: list[float]) -> float:
             quantiles = {share: float(np.quantile(isl, share)) for share in shares}
-            means, weight = Summary(float(isl.mean()), quantiles).cells()
+            means, weight = Marginal(float(isl.mean()), quantiles).cells()
             return abs(float(weight @ means**2) / float(np.mean(isl**2)) - 1.0)
 
         few = error([0.25, 0.5, 0.99])
@@ -124,19 +124,19 @@ class TestSummaries:
 
     def test_lengths_are_independent(self) -> None:
         one, other = (
-            Summary(100.0, {0.5: 80.0, 0.99: 400.0}),
-            Summary(20.0, {0.5: 10.0, 0.99: 99.0}),
+            Marginal(100.0, {0.5: 80.0, 0.99: 400.0}),
+            Marginal(20.0, {0.5: 10.0, 0.99: 99.0}),
         )
-        found = lengths_of_summaries(one, other)
+        found = lengths_of_marginals(one, other)
         assert len(found.weight) == 64
         assert found.mean(found.isl * found.osl) == pytest.approx(100.0 * 20.0)
 
     @pytest.mark.parametrize("mean", [1.0, 30.0, 99.0])
     def test_a_mean_that_cannot_be(self, mean: float) -> None:
         with pytest.raises(PlannerError, match=r"mean: found .* expected one that lengths"):
-            Summary(mean, {0.5: 50.0, 0.99: 100.0}).cells()
+            Marginal(mean, {0.5: 50.0, 0.99: 100.0}).cells()
 
     @pytest.mark.parametrize("quantiles", [{0.5: 10.0}, {0.5: 10.0, 0.9: 5.0}, {0.5: 1, 1.5: 2}])
     def test_quantiles_that_cannot_be(self, quantiles: dict[float, float]) -> None:
         with pytest.raises(PlannerError, match="quantiles: found"):
-            Summary(8.0, quantiles).cells()
+            Marginal(8.0, quantiles).cells()
