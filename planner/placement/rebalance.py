@@ -43,7 +43,8 @@ def rebalanced(loads: Floats, current: Ints, devices: int, limit: float) -> Ints
 def resized(loads: Floats, current: Ints, before: int, after: int) -> Ints:
     """Expert of every slot on more or fewer devices, with the fewest copies moved, shape (L, S).
 
-    As many slots as now, evenly on the devices; those that stay keep what they have room for.
+    As many slots as now, evenly on the devices; those that stay keep what they have room for, of
+    heavy and light experts alike.  `rebalanced` mends the balance.
 
     Parameters
     ----------
