@@ -50,7 +50,7 @@ class Ranking:
     plans: tuple[Plan, ...]
     inputs: Mapping[str, Any]
     """Everything that was asked, as JSON would hold it, with digests of model and cluster."""
-    search: Mapping[str, float | int | None]
+    search: Mapping[str, float | int | str | None]
     """Statistics.  Only ``seconds``, the rates per second and ``peak_memory_bytes`` differ
     between two runs on the same input."""
     definitions: Mapping[str, Metric]

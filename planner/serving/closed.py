@@ -15,6 +15,7 @@ from planner.serving.deployment import Deployment, Means, Part
 from planner.serving.disaggregated import Pool, disaggregated
 from planner.serving.question import Question
 from planner.serving.space import pick
+from planner.serving.times import whole_held
 from planner.specs.model import ModelSpec
 
 COUNTS = 8
@@ -37,9 +38,10 @@ def closed_pairs(
     p, d, many, more = np.array(rows).T
     one, other = first.rows(p), second.rows(d)
     batch, ttft, tpot, requests = _evaluated(one, other, (many, more), model, asked)
-    held = asked.targets.hold(ttft, tpot, asked.osl)
+    targets = asked.targets
+    held = (ttft <= targets.ttft) & (tpot <= targets.tpot) & whole_held(ttft, tpot, asked)
     used = many * one.devices + more * other.devices
-    worth = np.where(held, requests / (means.devices if means.whole else used), 0.0)
+    worth = np.where(held, requests / (used if means.each else 1.0), 0.0)
     best: dict[tuple[int, int], int] = {}
     for index in map(int, np.flatnonzero(held)):
         kept = best.setdefault((p[index], d[index]), index)
@@ -68,7 +70,7 @@ def _splits(
         with np.errstate(divide="ignore", invalid="ignore"):
             room = np.floor(np.where(one > 0.0, left / one, np.inf).min())
         balanced = np.ceil(more * second.requests[0] / first.requests[0])
-        most_useful = int(min(room, balanced) if not means.whole else room)
+        most_useful = int(min(room, balanced) if means.each else room)
         for many in asked.fixed.get("prefill_replicas", (most_useful,)):
             if 1 <= many <= room:
                 yield int(many), int(more)

@@ -17,9 +17,17 @@ from planner.serving.disaggregated import Pool, decode_seconds, prefill_seconds
 from planner.serving.fleet import Fleet
 from planner.serving.iteration import Replica
 from planner.serving.memory import sequence_bytes
+from planner.serving.percentiles import Times
 from planner.serving.question import Question
 from planner.serving.shared_device import BUSIEST, SHARES, Alone, alone, divided
-from planner.serving.space import pick, replicas
+from planner.serving.space import layout_of, pick, replicas
+from planner.serving.times import (
+    decode_times,
+    mean_ttft,
+    prefill_times,
+    some_times,
+    steady_times,
+)
 from planner.serving.transfer import Link, visible_seconds
 from planner.specs.model import ModelSpec
 
@@ -31,7 +39,7 @@ PREFIX = {"any": "", "shared": "", "decode": "", "prefill": "prefill_"}
 """What stands before the names of a role's axes."""
 
 
-ARRAYS = ("batch", "ttft", "tpot", "requests", "count", "share", "busy")
+ARRAYS = ("batch", "tpot", "requests", "count", "share", "service", "variation")
 """Fields of ``Columns`` that hold a number for each."""
 
 
@@ -45,19 +53,32 @@ class Columns:
     replica: Replica
     batch: Array
     """Requests in flight on the replica; for decode, sequences that generate."""
-    ttft: Array
+    times: Times
+    """Means and what varies about them; of idle replicas for prefill."""
     tpot: Array
     requests: Array
-    """Requests per second of one replica."""
+    """Requests per second of one replica, busy all the time."""
     count: Array
     """Replicas that share the requests in flight; 0 where any number may be taken."""
     share: Array
     """Of the multiprocessors for prompts; 0 where they are not divided."""
-    busy: Array
-    """Part of the time that the replica works: below 1 for prompts that arrive at random."""
+    service: Array
+    """Time that a prompt keeps a lane of a prefill replica busy [s]; 0 for other roles."""
+    variation: Array
+    """Its coefficient of variation."""
 
     def __len__(self) -> int:
         return len(self.batch)
+
+    @property
+    def ttft(self) -> Array:
+        """Mean time to the first token [s]."""
+        return mean_ttft(self.times)
+
+    @property
+    def lanes(self) -> Array:
+        """Batches that a replica has in flight: attention ranks times stages."""
+        return self.replica.split.attention_dp * self.replica.pp
 
     @property
     def devices(self) -> Array:
@@ -76,7 +97,8 @@ class Columns:
     def rows(self, index: NDArray[np.int64]) -> Columns:
         """Some of the columns."""
         arrays = {name: getattr(self, name)[index] for name in ARRAYS}
-        return replace(self, replica=pick(self.replica, index), **arrays)
+        times = some_times(self.times, index)
+        return replace(self, replica=pick(self.replica, index), times=times, **arrays)
 
 
 def layouts(fleet: Fleet, model: ModelSpec, asked: Question, role: str) -> Replica:
@@ -137,9 +159,19 @@ def _divided(
     ttft = fleet.run.engine.first + state.prompt * apart(state.busy)
     ttft, tpot = (np.where(steady_state, t, np.inf) for t in (ttft, state.tpot))
     requests = np.where(steady_state, state.rate * lanes[every], 0.0)
-    none, one = np.zeros_like(share), np.ones_like(share)
-    wide = pick(replica, every)
-    return Columns("shared", fleet, wide, batch[every], ttft, tpot, requests, none, share, one)
+    return _done(
+        "shared",
+        fleet,
+        model,
+        asked,
+        pick(replica, every),
+        batch[every],
+        share,
+        ttft,
+        tpot,
+        requests,
+        tpot,
+    )
 
 
 def state_rows(
@@ -155,6 +187,7 @@ def state_rows(
     if role == "shared" and asked.concurrency is None:
         return _divided(fleet, model, asked, replica, batch, (np.arange(len(batch)), share))
     ttft, tpot, requests = (np.zeros_like(batch) for _ in range(3))
+    step = np.zeros_like(batch)
     for run, rows in fleet.grouped(replica):
         some, load = pick(replica, rows), asked.load(batch[rows])
         if role == "shared":
@@ -163,8 +196,52 @@ def state_rows(
             state = steady(run, model, some, load)
         ttft[rows], tpot[rows] = state.ttft, state.tpot
         requests[rows] = state.throughput / asked.osl
-    none, one = np.zeros_like(batch), np.ones_like(batch)
-    return Columns(role, fleet, replica, batch, ttft, tpot, requests, none, share, one)
+        step[rows] = state.tpot
+        if role == "any" and asked.percentile is not None:
+            pool = Pool(run, some, np.ones(len(rows)))
+            step[rows] = decode_seconds(pool, model, load, state.running)
+    return _done(role, fleet, model, asked, replica, batch, share, ttft, tpot, requests, step)
+
+
+def _done(
+    role: str,
+    fleet: Fleet,
+    model: ModelSpec,
+    asked: Question,
+    replica: Replica,
+    batch: Array,
+    share: Array,
+    ttft: Array,
+    tpot: Array,
+    requests: Array,
+    step: Array,
+) -> Columns:
+    """Columns of replicas that do both, from their steady state and plain decode step."""
+    lanes = replica.split.attention_dp * replica.pp
+    prompt = _prompts(fleet, model, asked, replica)
+    if role == "shared":
+        prompt = prompt / share
+    served = requests > 0.0
+    rate = np.where(served, requests / lanes, 0.0) * np.where(served, step, 0.0)
+    first = fleet.run.engine.first
+    times = steady_times(asked, first, prompt, ttft, tpot, step, rate)
+    none = np.zeros_like(batch)
+    return Columns(role, fleet, replica, batch, times, tpot, requests, none, share, none, none)
+
+
+def _prompts(fleet: Fleet, model: ModelSpec, asked: Question, replica: Replica) -> Array:
+    """Time of a prompt alone by its length, ``(cells, n)`` [s]; found once for each layout."""
+    layouts, index = np.unique(np.array(layout_of(replica)), axis=0, return_inverse=True)
+    first = np.array([np.argmax(index == i) for i in range(len(layouts))], dtype=np.int64)
+    isl, cell = np.unique(asked.lengths.isl, return_inverse=True)
+    few = pick(replica, np.tile(first, len(isl)))
+    tokens = np.repeat(isl, len(first))
+    found = np.zeros_like(tokens)
+    for run, rows in fleet.grouped(few):
+        pool = Pool(run, pick(few, rows), np.ones(len(rows)))
+        hit = np.full(len(rows), asked.hit)
+        found[rows] = prefill_seconds(pool, model, tokens[rows], hit)
+    return np.asarray(found.reshape(len(isl), len(first))[cell][:, index.ravel()])
 
 
 def _grid(
@@ -216,54 +293,40 @@ def decode_rows(
 ) -> Columns:
     """Replicas on which ``batch`` sequences generate."""
     running = np.maximum(batch / (replica.split.attention_dp * replica.pp), 1.0)
-    tpot = np.zeros_like(batch)
+    tpot, token = np.zeros_like(batch), np.zeros_like(batch)
     for run, rows in fleet.grouped(replica):
-        pool = Pool(run, pick(replica, rows), np.ones(len(rows)))
+        some = pick(replica, rows)
+        pool = Pool(run, some, np.ones(len(rows)))
         tpot[rows] = decode_seconds(pool, model, asked.load(batch[rows]), running[rows])
+        ends = asked.isl + np.array([0.0, 1.0])[:, np.newaxis] + np.zeros(len(rows))
+        low, high = (sequence_bytes(run, model, some, end) for end in ends)
+        token[rows] = (high - low) / run.device.memory_bandwidth
     requests = batch / (asked.osl * tpot)
-    none, one = np.zeros_like(batch), np.ones_like(batch)
-    return Columns("decode", fleet, replica, batch, none, tpot, requests, none, none, one)
+    times, none = decode_times(asked, tpot, running, token), np.zeros_like(batch)
+    return Columns("decode", fleet, replica, batch, times, tpot, requests, none, none, none, none)
 
 
 def prefill_columns(fleet: Fleet, model: ModelSpec, asked: Question, link: Link) -> Columns:
-    """Replicas that only take in prompts, as busy as the target lets them be."""
-    found = layouts(fleet, model, asked, "prefill")
-    held = np.flatnonzero(_room(fleet, model, asked, found) >= 1.0)
-    return prefill_rows(fleet, model, asked, pick(found, held), link)
+    """Replicas that only take in prompts.
 
-
-def prefill_rows(
-    fleet: Fleet,
-    model: ModelSpec,
-    asked: Question,
-    replica: Replica,
-    link: Link,
-    requests: Array | None = None,
-) -> Columns:
-    """Prefill replicas that serve ``requests`` per second, or all that the target allows (M/D/1).
-
-    A replica serves no more prompts than its devices can send away.
+    A lane is kept by a prompt until its devices have sent the cache away.
     """
-    one = np.ones_like(replica.pp)
-    isl, prompt, nbytes = asked.isl * one, np.zeros_like(one), np.zeros_like(one)
+    found = layouts(fleet, model, asked, "prefill")
+    replica = pick(found, np.flatnonzero(_room(fleet, model, asked, found) >= 1.0))
+    prompt = _prompts(fleet, model, asked, replica)
+    isl, nbytes = asked.lengths.isl, np.zeros_like(prompt)
     for run, rows in fleet.grouped(replica):
         some = pick(replica, rows)
-        pool = Pool(run, some, one[rows])
-        prompt[rows] = prefill_seconds(pool, model, isl[rows], asked.hit * one[rows])
-        nbytes[rows] = sequence_bytes(run, model, some, isl[rows])
+        held = [sequence_bytes(run, model, some, np.full(len(rows), one)) for one in isl]
+        nbytes[:, rows] = np.array(held)
     service = np.maximum(prompt, nbytes / link.bandwidth)
-    lanes = replica.split.attention_dp * replica.pp
     moved = visible_seconds(link, nbytes, model.num_layers, prompt)
-    own = fleet.run.engine.first + moved + prompt
-    if requests is None:
-        wait = np.clip(asked.targets.ttft - own, 0.0, 1e6)
-        busy = np.minimum(2.0 * wait / (service + 2.0 * wait), BUSIEST)
-    else:
-        busy = np.minimum(requests * service / lanes, BUSIEST)
-    ttft = own + service * busy / (2.0 * (1.0 - busy))
-    none = np.zeros_like(one)
-    served = busy * lanes / service
-    return Columns("prefill", fleet, replica, one, ttft, none, served, none, none, busy)
+    mean, variation = asked.lengths.mean(service), asked.lengths.variation(service)
+    times = prefill_times(asked, fleet.run.engine.first + 0.0 * mean, prompt + moved)
+    none, one = np.zeros_like(mean), np.ones_like(mean)
+    lanes = replica.split.attention_dp * replica.pp
+    served = lanes / mean
+    return Columns("prefill", fleet, replica, one, times, none, served, none, none, mean, variation)
 
 
 def _some(load: Load, rows: NDArray[np.int64]) -> Load:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import groupby, islice
 from math import gcd
 
@@ -15,14 +16,22 @@ from planner.serving.columns import Columns
 from planner.serving.deployment import Deployment, Means, Part
 from planner.serving.question import Question
 from planner.serving.space import layout_of
+from planner.serving.times import prompt_held, queued, tokens_held, whole_held
 
+SIZES = 24
+"""Numbers of prefill replicas whose rates are found; those between are interpolated."""
+HALVINGS = 20
+"""Of the utilisation of prefill replicas."""
+BUSIEST = 0.95
+"""Utilisation that prefill replicas are loaded to at most."""
 ALTERNATIVES = 3
 """Layouts of one size that are paired; the first is the best, the others are worth showing."""
 
 
 def copies(columns: Columns, means: Means, asked: Question) -> list[Deployment]:
     """The best batch of every layout, as often as the means allow or the rate needs."""
-    held = asked.targets.hold(columns.ttft, columns.tpot, asked.osl) & (columns.requests > 0.0)
+    held = prompt_held(columns.times, asked) & tokens_held(columns.times, columns.tpot, asked)
+    held &= whole_held(columns.ttft, columns.tpot, asked) & (columns.requests > 0.0)
     most = _most(means, means.use(columns))
     many = np.where(columns.count > 0.0, columns.count, most)
     if asked.rate is not None:
@@ -30,11 +39,12 @@ def copies(columns: Columns, means: Means, asked: Question) -> list[Deployment]:
             many = np.ceil(asked.rate / columns.requests - 1e-9)
     many, held = _chosen(many, held & (many <= most) & (many >= 1.0), asked, "replicas")
     worth = columns.requests * np.where(columns.count > 0.0, many, 1.0 / columns.devices)
+    ttft = columns.ttft
     return [
         Deployment(
             (Part(columns.row(index), int(many[index])),),
             float(columns.requests[index] * many[index]),
-            float(columns.ttft[index]),
+            float(ttft[index]),
             float(columns.tpot[index]),
         )
         for index in _best(columns, held, worth)
@@ -59,50 +69,78 @@ def _chosen(
     return np.full_like(many, number), held & enough
 
 
-def pairs(
-    first: Columns, second: Columns, means: Means, asked: Question, *, same_node: bool = False
-) -> Iterator[Deployment]:
+def pairs(first: Columns, second: Columns, means: Means, asked: Question) -> Iterator[Deployment]:
     """Every pair of a prefill and a decode layout with the counts that serve most requests."""
     one, other = means.use(first), means.use(second)
+    decoding = cache(second.row)
     for p, behind in _matches(first, second, asked):
+        row = first.row(p)
+        able = prefill_rates(row, int(_most(means, one[:, [p]])[0]), asked)
         for d in behind:
-            rates = float(first.requests[p]), float(second.requests[d])
-            counts = balance(rates, (one[:, p], other[:, d]), means, asked)
-            if counts is None:
-                continue
-            parts = Part(first.row(p), counts[0]), Part(second.row(d), counts[1])
-            served = min(counts[0] * rates[0], counts[1] * rates[1])
-            yield Deployment(parts, served, float(first.ttft[p]), float(second.tpot[d]), same_node)
+            each = float(second.requests[d])
+            counts = balance(able, each, (one[:, p], other[:, d]), means, asked)
+            if counts is not None:
+                served = min(able[counts[0] - 1], counts[1] * each)
+                yield _pair(row, decoding(d), counts, float(served))
+
+
+def _pair(
+    first: Columns, second: Columns, counts: tuple[int, int], served: float, same: bool = False
+) -> Deployment:
+    parts = Part(first, counts[0]), Part(second, counts[1])
+    return Deployment(parts, served, float(first.ttft[0]), float(second.tpot[0]), same)
+
+
+def prefill_rates(row: Columns, most: int, asked: Question) -> Array:
+    """Requests per second that 1 to ``most`` prefill replicas serve within the target; ``(most,)``.
+
+    The more replicas a router can choose from, the busier each may be.
+    """
+    tried = np.unique(np.round(np.geomspace(1.0, max(most, 1.0), SIZES)))
+    rows = row.rows(np.zeros(len(tried), dtype=np.int64))
+    servers, service = tried * row.lanes, rows.service
+    low, high = np.zeros_like(tried), np.full_like(tried, BUSIEST)
+    for _ in range(HALVINGS):
+        busy = 0.5 * (low + high)
+        rate = busy * servers / service
+        times = queued(rows.times, asked, rate, service, rows.variation, servers)
+        held = prompt_held(times, asked)
+        low, high = np.where(held, busy, low), np.where(held, high, busy)
+    if not np.isfinite(asked.targets.ttft):
+        low = np.full_like(low, BUSIEST)
+    every = np.arange(1.0, max(most, 1.0) + 1.0)
+    return np.asarray(np.interp(every, tried, low) * every * row.lanes / row.service)
 
 
 def _matches(first: Columns, second: Columns, asked: Question) -> Iterator[tuple[int, list[int]]]:
     """Every prefill column worth pairing, and the decode columns that meet the targets with it."""
-    targets = asked.targets
-    apart = not np.isfinite(targets.end_to_end)  # no target joins the two times
-    once = strongest(second, second.tpot <= targets.tpot) if apart else []
-    for p in strongest(first, (first.requests > 0.0) & (first.ttft <= targets.ttft)):
+    tokens = tokens_held(second.times, second.tpot, asked)
+    apart = not np.isfinite(asked.targets.end_to_end)  # no target joins the two times
+    once = strongest(second, tokens) if apart else []
+    for p in strongest(first, prompt_held(first.times, asked)):
         if apart:
             yield p, once
         else:
-            yield p, strongest(second, targets.hold(first.ttft[p], second.tpot, asked.osl))
+            yield p, strongest(second, tokens & whole_held(first.ttft[p], second.tpot, asked))
 
 
 def balance(
-    rates: tuple[float, float], use: tuple[Array, Array], means: Means, asked: Question
+    able: Array, second: float, use: tuple[Array, Array], means: Means, asked: Question
 ) -> tuple[int, int] | None:
     """Prefill and decode replicas: the fewest for the rate, or the best use of the means.
 
     Parameters
     ----------
-    rates : (float, float)
-        Requests per second of one replica of each.
+    able : (most,)
+        Requests per second of 1, 2 ... prefill replicas together.
+    second : float
+        Requests per second of one decode replica.
     use : two (fleets + 1,) arrays
         What one replica of each takes of the means.
     """
-    first, second = rates
     limits = means.limits
     if asked.rate is not None:
-        many = np.array([np.ceil(asked.rate / first - 1e-9)])
+        many = 1.0 + np.searchsorted(able, np.array([asked.rate * (1.0 - 1e-9)]))
         more = np.array([np.ceil(asked.rate / second - 1e-9)])
     else:
         most = _most(means, use[1][:, np.newaxis])[0]
@@ -111,12 +149,12 @@ def balance(
         with np.errstate(divide="ignore", invalid="ignore"):
             room = np.where(use[0][:, np.newaxis] > 0.0, left / use[0][:, np.newaxis], np.inf)
         room = np.floor(room.min(axis=0) + 1e-9)
-        needed = np.ceil(more * second / first - 1e-9)
-        tried = [needed] if means.whole else [needed, needed - 1.0]  # decoding may wait
+        needed = 1.0 + np.searchsorted(able, more * second * (1.0 - 1e-9))
+        tried = [needed, needed - 1.0] if means.each else [needed]  # decoding may wait
         tried = [np.full_like(more, n) for n in asked.fixed.get("prefill_replicas", ())] or tried
         many = np.concatenate([np.minimum(room, number) for number in tried])
         more = np.tile(more, len(tried))
-    legal = (many >= 1.0) & (more >= 1.0)
+    legal = (many >= 1.0) & (many <= len(able)) & (more >= 1.0)
     for name, number in (("prefill_replicas", many), ("replicas", more)):
         if name in asked.fixed:
             legal &= np.isin(number, asked.fixed[name])
@@ -124,8 +162,8 @@ def balance(
     legal &= np.all(taken <= limits[:, np.newaxis] * (1.0 + 1e-9), axis=0)
     if not legal.any():
         return None
-    served = np.minimum(many * first, more * second)
-    worth = served if means.whole else served / taken[:-1].sum(axis=0)
+    served = np.minimum(able[np.clip(many, 1, len(able)).astype(int) - 1], more * second)
+    worth = served / taken[:-1].sum(axis=0) if means.each else served
     best = int(np.where(legal, worth, -1.0).argmax())
     return int(many[best]), int(more[best])
 
@@ -158,46 +196,44 @@ def node_pairs(
     decode segments as balance best, and the pattern is repeated.
     Source: DistServe, arXiv 2401.09670, algorithm 2.
     """
+    decoding = cache(second.row)
     for p, behind in _matches(first, second, asked):
+        row, stages = first.row(p), int(first.replica.pp[p])
+        able = prefill_rates(row, int(domain * stages // first.devices[p]), asked)
         for d in behind:
-            stages = gcd(int(first.replica.pp[p]), int(second.replica.pp[d]))
-            found = [
-                one
-                for segments in divisors(stages)
-                if (one := _pattern(first.row(p), second.row(d), domain, segments, means, asked))
-            ]
-            if found:
-                yield max(found, key=lambda one: one.requests)
+            segments = divisors(gcd(stages, int(second.replica.pp[d])))
+            tried = (_pattern(row, decoding(d), able, domain, n, means, asked) for n in segments)
+            best = max(filter(None, tried), key=lambda one: one.requests, default=None)
+            if best is not None:
+                yield best
 
 
 def _pattern(
-    first: Columns, second: Columns, domain: int, segments: int, means: Means, asked: Question
+    first: Columns,
+    second: Columns,
+    able: Array,
+    domain: int,
+    segments: int,
+    means: Means,
+    asked: Question,
 ) -> Deployment | None:
     """One pair over ``segments`` nodes, repeated; None where it does not fit."""
     sizes = float(first.devices[0]) / segments, float(second.devices[0]) / segments
-    rates = float(first.requests[0]), float(second.requests[0])
-    inside = _fill(rates, sizes, domain)
-    if inside is None:
+    each = float(second.requests[0])
+    more = np.arange(1.0, domain // sizes[1] + 1.0)
+    many = np.floor((domain - more * sizes[1]) / sizes[0])
+    more, many = more[many >= 1.0], many[many >= 1.0]
+    if not len(more):
         return None
-    served = min(inside[0] * rates[0], inside[1] * rates[1])
+    together = np.minimum(able[many.astype(int) - 1], more * each)
+    best = int(together.argmax())
+    served = float(together[best])
     times = _patterns(served, float(domain * segments), first, means, asked)
     if not times:
         return None
-    parts = Part(first, inside[0] * times), Part(second, inside[1] * times)
-    return Deployment(parts, served * times, float(first.ttft[0]), float(second.tpot[0]), True)
-
-
-def _fill(
-    rates: tuple[float, float], sizes: tuple[float, float], domain: int
-) -> tuple[int, int] | None:
-    """Prefill and decode segments of one node that serve most."""
-    more = np.arange(1.0, domain // sizes[1] + 1.0)
-    many = np.floor((domain - more * sizes[1]) / sizes[0])
-    served = np.minimum(many * rates[0], more * rates[1])
-    if not len(served) or served.max() <= 0.0:
-        return None
-    best = int(served.argmax())
-    return int(min(many[best], np.ceil(served[best] / rates[0] - 1e-9))), int(more[best])
+    fewest = 1 + int(np.searchsorted(able, served * (1.0 - 1e-9)))
+    counts = fewest * times, int(more[best]) * times
+    return _pair(first, second, counts, served * times, True)
 
 
 def _patterns(

@@ -10,6 +10,7 @@ import numpy as np
 from planner.layers.inference import Array
 from planner.serving.columns import Columns
 from planner.serving.fleet import Fleet
+from planner.serving.percentiles import Times
 
 ARCHITECTURES: Mapping[str, tuple[str, ...]] = {
     "aggregated": ("any",),
@@ -40,6 +41,8 @@ class Deployment:
     tpot: float
     same_node: bool = False
     """Whether prefill and decode replicas are paired inside nodes."""
+    times: Times | None = None
+    """What varies about the means; known once evaluated whole."""
     idle: Mapping[str, float] = field(default_factory=dict)
     """Part of what each role could serve that is not asked of it; known once evaluated whole."""
 
@@ -47,7 +50,8 @@ class Deployment:
     def architecture(self) -> str:
         """Its name, which follows from the roles."""
         roles = {part.column.role for part in self.parts}
-        return next(name for name, needed in ARCHITECTURES.items() if roles <= set(needed))
+        names = (name for name, needed in ARCHITECTURES.items() if roles <= set(needed))
+        return next(names, "mixed")
 
     def part(self, role: str) -> Part | None:
         """The part of that role, the largest if there are several; None if there is none."""
@@ -64,6 +68,13 @@ class Means:
     """US dollars per hour."""
     whole: bool = True
     """Whether all devices of the fleets count, or those that are used."""
+    each: bool = False
+    """Whether a deployment is worth what it serves for each device, or in all."""
+
+    @property
+    def prices(self) -> Array:
+        """US dollars per device-hour of every fleet; 0 where unknown."""
+        return np.array([fleet.price or 0.0 for fleet in self.fleets])
 
     @property
     def devices(self) -> int:

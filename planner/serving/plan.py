@@ -25,9 +25,12 @@ def plan_serving(
     pool: Sequence[str] = (),
     isl: int | None = None,
     osl: int | None = None,
+    trace: str | Path | None = None,
     ttft: float | None = None,
     tpot: float | None = None,
     end_to_end: float | None = None,
+    percentile: float | None = None,
+    variation: float | None = None,
     rate: float | None = None,
     concurrency: int | None = None,
     architecture: str = "any",
@@ -64,9 +67,16 @@ def plan_serving(
         Instead of a cluster: ``ROLE=CLUSTER:DEVICES`` each, with the roles any, prefill, decode,
         attention and ffn; devices that stay idle do not count.
     isl, osl : int
-        Mean input and output tokens of a request.
+        Input and output tokens of every request.
+    trace : str or Path
+        Instead: a trace (Azure's CSV, Mooncake's JSONL), a YAML summary of lengths, or the name of
+        a summary (``serving.traces.summary_names``).
     ttft, tpot, end_to_end : float
         Longest time to the first token, of a further one and of a request [s].
+    percentile : float
+        Per cent of the requests that must meet ``ttft``, and as many ``tpot``; means without it.
+    variation : float
+        Coefficient of variation of the times between arrivals; by default the trace's, else 1.
     rate : float
         Requests per second to serve; None for as many as possible.
     concurrency : int
@@ -111,9 +121,12 @@ def plan_serving(
         pools=tuple(pool),
         isl=isl,
         osl=osl,
+        trace=None if trace is None else str(trace),
         ttft=ttft,
         tpot=tpot,
         end_to_end=end_to_end,
+        percentile=percentile,
+        variation=variation,
         rate=rate,
         concurrency=concurrency,
         architecture=architecture,

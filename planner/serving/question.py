@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from planner.layers.inference import Array
 from planner.serving.aggregated import Load
+from planner.serving.lengths import Lengths
 
 WAVES = 10.0
 """Requests that a place serves in a closed loop, the first of which come all at once; benchmarks
@@ -18,35 +18,29 @@ such as InferenceX send ten for every request in flight."""
 
 @dataclass(frozen=True)
 class Targets:
-    """Longest times that are allowed [s]; of the mean request, or of a share of all."""
+    """Longest times that are allowed [s]."""
 
     ttft: float = np.inf
     """To the first token."""
     tpot: float = np.inf
     """Of an output token."""
     end_to_end: float = np.inf
-    """From arrival to the last token."""
-
-    def hold(self, ttft: Array, tpot: Array, osl: float) -> NDArray[np.bool_]:
-        """Where times ``(n,)`` meet all targets."""
-        whole = ttft + (osl - 1.0) * tpot
-        met: NDArray[np.bool_] = (
-            (ttft <= self.ttft) & (tpot <= self.tpot) & (whole <= self.end_to_end)
-        )
-        return met
+    """From arrival to the last token, on the mean."""
 
 
 @dataclass(frozen=True)
 class Question:
     """Traffic, targets and means."""
 
-    isl: float
-    """Mean input tokens."""
-    osl: float
-    """Mean output tokens."""
+    lengths: Lengths
+    """Input and output tokens of requests."""
     hit: float = 0.0
     """Part of the input that is in the prefix cache."""
+    variation: float = 1.0
+    """Coefficient of variation of the times between arrivals; 1 is Poisson's."""
     targets: Targets = Targets()
+    percentile: float | None = None
+    """Share of the requests that must meet the targets on ttft and tpot, each; None for means."""
     rate: float | None = None
     """Requests per second that must be served; None for as many as the devices can."""
     concurrency: float | None = None
@@ -56,10 +50,21 @@ class Question:
     fixed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Values that an axis of the deployment may take."""
 
+    @property
+    def isl(self) -> float:
+        """Mean input tokens."""
+        return float(self.lengths.mean(self.lengths.isl))
+
+    @property
+    def osl(self) -> float:
+        """Mean output tokens."""
+        return float(self.lengths.mean(self.lengths.osl))
+
     def load(self, concurrency: Array) -> Load:
         """So many requests in flight on a replica: spread over time, or in a closed loop."""
         one = np.ones_like(concurrency)
-        waves, fixed = (np.inf, 0.0) if self.concurrency is None else (WAVES, 1.0)
+        closed, alike = self.concurrency is not None, len(self.lengths.weight) == 1
+        waves, fixed = WAVES if closed else np.inf, float(closed and alike)
         return Load(
             self.isl * one, self.osl * one, concurrency, self.hit * one, waves * one, fixed * one
         )

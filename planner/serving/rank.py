@@ -7,15 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
+import numpy as np
+
 from planner.errors import Infeasible, PlannerError
 from planner.results.bands import Band, expected_errors
 from planner.results.format import show
 from planner.results.plan import Plan
 from planner.results.ranking import Baseline, Ranking
+from planner.search.milp import Solved
+from planner.serving.check import CHECKED, checked
 from planner.serving.deployment import Deployment
 from planner.serving.evaluate import whole
 from planner.serving.front import front
 from planner.serving.infeasible import infeasible
+from planner.serving.mixture import mixture
 from planner.serving.question import Targets
 from planner.serving.report import COLUMNS, DEFINITIONS, make_plan
 from planner.serving.request import Request
@@ -25,6 +30,8 @@ from planner.serving.space import layout_of
 from planner.serving.why import why_not
 
 KIND = "serving"
+WORTHWHILE = 0.02
+"""What several kinds of replicas on one kind of device must gain over one to be proposed."""
 SCALES = (0.5, 2.0)
 """Measured over predicted time that one factor may bridge; beyond it, something else is wrong."""
 
@@ -60,19 +67,25 @@ def rank(request: Request) -> Ranking:
     scaled = _scaled(request, 1.0 if maker.baseline is None else maker.baseline.scale)
     model, means, asked = scaled.model, scaled.means, scaled.asked
     found = evaluate(model, means, asked, scaled.architectures)
-    order = sorted(compose(found, model, means, asked), key=partial(_merit, request=scaled))
+    merit = partial(_merit, request=scaled)
+    order = sorted(compose(found, model, means, asked), key=merit)
     if not order:
         raise infeasible(scaled, found)
+    mixed, solved = mix(scaled, found, order)
+    if mixed is not None:
+        order = sorted([mixed, *order], key=merit)
     chosen = [whole(one, model, asked) for one in order[: request.options.top]]
     maker = replace(maker, request=scaled)
     plans = [maker.plan(one, position) for position, one in enumerate(chosen, start=1)]
+    if request.options.check:
+        plans = [*map(partial(checked, request=scaled), plans[:CHECKED], chosen), *plans[CHECKED:]]
     plans[0] = replace(plans[0], notes=(*plans[0].notes, *why_not(scaled, found, order)))
     points = front(scaled, found) if request.options.pareto else []
     return Ranking(
         KIND,
         tuple(plans),
         request.record,
-        _statistics(found, time.perf_counter() - start),
+        _statistics(found, solved, time.perf_counter() - start),
         DEFINITIONS,
         COLUMNS,
         maker.bands,
@@ -99,13 +112,40 @@ def best(request: Request) -> Deployment:
     return whole(one, model, asked)
 
 
-def _statistics(found: Tables, seconds: float) -> dict[str, float | int | None]:
+def mix(
+    request: Request, found: Tables, order: list[Deployment]
+) -> tuple[Deployment | None, Solved | None]:
+    """A mixture that is better than the best of one kind, and what the solver proved.
+
+    A closed loop is not divided, fixed axes fix the kinds, and for each device no mixture beats its
+    best part.
+    """
+    asked = request.asked
+    if asked.concurrency is not None or asked.fixed or request.means.each:
+        return None, None
+    by_price = request.options.objective == "price"
+    mixed, solved = mixture(found, request.means, asked, order, by_price)
+    if mixed is None:
+        return None, solved
+    one = whole(mixed, request.model, asked)
+    held = one.ttft <= asked.targets.ttft and one.tpot <= asked.targets.tpot
+    kinds = 1.0 - WORTHWHILE if len(request.means.fleets) == 1 else 1.0
+    first, second = (_merit(d, request)[0] for d in (one, order[0]))
+    better = first < (second / kinds if second < 0.0 else second * kinds)
+    return (one if held and better else None), solved
+
+
+def _statistics(
+    found: Tables, solved: Solved | None, seconds: float
+) -> dict[str, float | int | str | None]:
     columns, compositions = found.columns, found.compositions
     return {
         "candidates": columns + compositions,
         "columns": columns,
         "compositions": compositions,
         "evaluated": columns,
+        "mixture": None if solved is None else solved.status,
+        "mixture_gap": None if solved is None or not np.isfinite(solved.gap) else solved.gap,
         "seconds": seconds,
     }
 
@@ -115,7 +155,6 @@ def _merit(found: Deployment, request: Request) -> tuple[float, ...]:
     means, rate = request.means, request.asked.rate
     served = found.requests if rate is None else min(rate, found.requests)
     used = float(means.used(found.parts)[:-1].sum())
-    counted = float(means.devices) if means.whole else used
     layout = [
         float(x) for part in found.parts for x in (part.count, *layout_of(part.column.replica)[0])
     ]
@@ -124,7 +163,7 @@ def _merit(found: Deployment, request: Request) -> tuple[float, ...]:
         return (used, -found.requests, *rest)
     if request.options.objective == "price":
         return (round((means.cost(found.parts) or 0.0) / served, 9), *rest)
-    return (-round(served / counted, 9), *rest)
+    return (-round(served / used if means.each else served, 9), *rest)
 
 
 def _scaled(request: Request, scale: float) -> Request:

@@ -19,6 +19,7 @@ from planner.serving.columns import Columns
 from planner.serving.deployment import Deployment, Part
 from planner.serving.iteration import iteration
 from planner.serving.memory import memory, sequence_bytes
+from planner.serving.percentiles import attainment, tpot_percentile, ttft_percentile
 from planner.serving.question import Question
 from planner.serving.request import Request
 from planner.specs.model import ModelSpec
@@ -39,6 +40,9 @@ DEFINITIONS: Mapping[str, Metric] = {
         Metric("ttft", "s", "mean time to the first token, waiting included"),
         Metric("tpot", "s", "mean time of an output token, the first excluded"),
         Metric("end_to_end", "s", "mean time of a request: ttft + (osl - 1) tpot"),
+        Metric("ttft_percentile", "s", "ttft that --percentile of the requests do not exceed"),
+        Metric("tpot_percentile", "s", "tpot that --percentile of the requests do not exceed"),
+        Metric("attainment", "fraction", "requests that meet every target on ttft and tpot"),
         Metric("requests_per_s", "count", "requests a second that the deployment serves"),
         Metric("goodput", "count", "requests a second that meet every target on ttft and tpot"),
         Metric("batch", "count", "requests in flight on one replica that generates"),
@@ -57,6 +61,10 @@ DEFINITIONS: Mapping[str, Metric] = {
         ),
         Metric("power", "W", "rated power of the devices that are used"),
         Metric("tokens_per_joule", "1/J", "output tokens over rated energy"),
+        Metric("simulated_ttft", "s", "the same of a replay (--check): mean"),
+        Metric("simulated_ttft_p99", "s", "the same of a replay: 99th percentile"),
+        Metric("simulated_tpot", "s", "the same of a replay (--check): mean"),
+        Metric("simulated_tpot_p99", "s", "the same of a replay: 99th percentile"),
         Metric("gain", "fraction", "tokens_per_s_per_device over the baseline's, less 1"),
         Metric(
             "expected_error",
@@ -85,11 +93,19 @@ COLUMNS = (
     Column("batch", "batch"),
     Column("ttft", "TTFT"),
     Column("tpot", "TPOT"),
+    Column("ttft_percentile", "TTFT at", optional=True, usual=None),
+    Column("tpot_percentile", "TPOT at", optional=True, usual=None),
+    Column("attainment", "attainment", optional=True, usual=None),
     Column("tokens_per_s_per_device", "tokens/s/device"),
     Column("tokens_per_s_per_user", "tokens/s/user"),
     Column("price_per_million_tokens", "$/1M tokens"),
+    Column("simulated_ttft", "simulated TTFT", optional=True, usual=None),
+    Column("simulated_tpot", "simulated TPOT", optional=True, usual=None),
     Column("gain", "gain", optional=True, usual=None),
 )
+
+
+SIMULATED = ("simulated_ttft", "simulated_ttft_p99", "simulated_tpot", "simulated_tpot_p99")
 
 
 def make_plan(
@@ -160,7 +176,8 @@ def _metrics(
         "tpot": tpot,
         "end_to_end": ttft + (asked.osl - 1.0) * tpot,
         "requests_per_s": requests,
-        "goodput": requests,
+        **_distribution(found, asked, scale),
+        "goodput": requests * (_attainment(found, asked) or 1.0),
         "batch": float(main.column.batch[0]),
         "cache_occupancy": float(np.minimum(main.column.batch / places, 1.0)[0]),
         "price_per_million_tokens": None if cost is None else cost / tokens / 3600.0 * 1e6,
@@ -168,8 +185,27 @@ def _metrics(
         "idle_decode": rest[0] if rest else None,
         "power": watts,
         "tokens_per_joule": None if watts is None else tokens / watts,
+        **dict.fromkeys(SIMULATED),
         "gain": None if base is None else each / base - 1.0,
     }
+
+
+def _distribution(found: Deployment, asked: Question, scale: float) -> dict[str, float | None]:
+    """What varies about the means, where a percentile was asked for."""
+    names = ("ttft_percentile", "tpot_percentile", "attainment")
+    if asked.percentile is None or found.times is None:
+        return dict.fromkeys(names)
+    ttft = scale * float(ttft_percentile(found.times, asked.percentile)[0])
+    tpot = scale * float(tpot_percentile(found.times, asked.percentile)[0])
+    return dict(zip(names, (ttft, tpot, _attainment(found, asked)), strict=True))
+
+
+def _attainment(found: Deployment, asked: Question) -> float | None:
+    """Share of the requests that meet the targets; None without any."""
+    targets = asked.targets
+    if found.times is None or np.isinf(min(targets.ttft, targets.tpot)):
+        return None
+    return float(attainment(found.times, ttft=targets.ttft, tpot=targets.tpot)[0])
 
 
 def _power(found: Deployment) -> float | None:

@@ -18,7 +18,9 @@ from planner.errors import PlannerError
 from planner.layers.inference import Runtime
 from planner.serving.deployment import ARCHITECTURES, Means
 from planner.serving.fleet import ROLES, Fleet
+from planner.serving.lengths import Lengths, fixed_lengths
 from planner.serving.question import Question, Targets
+from planner.serving.traces import find_trace
 from planner.specs.engine import Engine, Widths, find_engine
 from planner.specs.folders import near
 from planner.specs.hardware import Cluster
@@ -39,9 +41,12 @@ class Options:
     pools: tuple[str, ...] = ()
     isl: int | None = None
     osl: int | None = None
+    trace: str | None = None
     ttft: float | None = None
     tpot: float | None = None
     end_to_end: float | None = None
+    percentile: float | None = None
+    variation: float | None = None
     rate: float | None = None
     concurrency: int | None = None
     architecture: str = "any"
@@ -99,7 +104,9 @@ def resolve(
     fleets = tuple(_fleets(cluster, options, found.hidden, widths, engine))
     whole = options.max_devices is None and not options.pools
     budget = math.inf if options.budget is None else options.budget
-    means = Means(fleets, budget, whole and options.budget is None)
+    means = Means(
+        fleets, budget, whole and options.budget is None, options.max_devices is not None
+    )
     if options.budget is not None or options.objective == "price":
         _need_prices(fleets, "--budget" if options.budget is not None else "objective 'price'")
     asked = _question(options, means)
@@ -113,6 +120,9 @@ def resolve(
             "chunk": engine.chunk,
             **asdict(widths),
             "price": {fleet.name: fleet.price for fleet in fleets},
+            "isl": asked.isl,
+            "osl": asked.osl,
+            "variation": asked.variation,
         },
         "digests": {
             "model": digest(found),
@@ -139,26 +149,42 @@ def _plain(value: object) -> object:
 
 
 def _question(options: Options, means: Means) -> Question:
-    if options.isl is None or options.osl is None:
-        missing = "--isl" if options.isl is None else "--osl"
-        raise PlannerError(f"{missing}: missing; expected mean tokens of a request, or --trace.")
     if not 0.0 <= options.prefix_hit < 1.0:
         raise PlannerError(
             f"prefix_hit: found {options.prefix_hit!r}, expected a share from 0 to below 1."
         )
     if options.rate is not None and options.concurrency is not None:
         raise PlannerError("--concurrency: found together with --rate, expected one of them.")
+    share = options.percentile
+    if share is not None and not 50.0 <= share < 100.0:
+        raise PlannerError(f"percentile: found {share:g}, expected 50 to below 100, such as 99.")
+    lengths, variation = _traffic(options)
     limits = (options.ttft, options.tpot, options.end_to_end)
     return Question(
-        float(options.isl),
-        float(options.osl),
+        lengths,
         options.prefix_hit,
+        variation,
         Targets(*(math.inf if limit is None else limit for limit in limits)),
+        None if share is None else share / 100.0,
         options.rate,
         None if options.concurrency is None else float(options.concurrency),
         whole=means.whole,
         fixed=options.fixed,
     )
+
+
+def _traffic(options: Options) -> tuple[Lengths, float]:
+    """Lengths of requests, and how unevenly they come."""
+    given = options.variation
+    if options.trace is not None:
+        if options.isl is not None or options.osl is not None:
+            raise PlannerError("--trace: found together with --isl or --osl, expected one of them.")
+        found = find_trace(options.trace)
+        return found.lengths, found.variation if given is None else given
+    if options.isl is None or options.osl is None:
+        missing = "--isl" if options.isl is None else "--osl"
+        raise PlannerError(f"{missing}: missing; expected mean tokens of a request, or --trace.")
+    return fixed_lengths(options.isl, options.osl), 1.0 if given is None else given
 
 
 def _fleets(
@@ -244,7 +270,9 @@ def _check_words(options: Options) -> None:
 
 def _check_numbers(options: Options) -> None:
     whole = ("devices", "max_devices", "isl", "osl", "concurrency", "chunk", "top")
-    real = ("ttft", "tpot", "end_to_end", "rate", "price", "budget", "measured")
+    if options.variation is not None and not 0.0 <= options.variation < math.inf:
+        raise PlannerError(f"variation: found {options.variation!r}, expected 0 or more.")
+    real = ("ttft", "tpot", "end_to_end", "percentile", "rate", "price", "budget", "measured")
     for name in (*whole, *real):
         value = getattr(options, name)
         if value is None:

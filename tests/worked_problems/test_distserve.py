@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,57 +75,53 @@ def machines() -> Any:
 
 
 PLACEMENTS = {
-    "opt-13b": (0.25, 0.1, (2, 1), (1, 1), 0.86),
-    "opt-66b": (2.5, 0.15, (4, 1), (2, 2), 0.645),
-    "opt-175b": (4.0, 0.2, (3, 3), (4, 3), 0.94),
+    "opt-13b": (0.25, 0.1, (2, 1), (1, 1)),
+    "opt-66b": (2.5, 0.15, (4, 1), (2, 2)),
+    "opt-175b": (4.0, 0.2, (3, 3), (4, 3)),
 }
-"""Targets (table 1), published prefill and decode (tp, pp) (table 3), and what the published
-placement serves for each device here, over the best that we find."""
+"""Targets (table 1), and published prefill and decode (tp, pp) (table 3)."""
+
+
+@cache
+def ranked(model: str) -> Any:
+    ttft, tpot, _, _ = PLACEMENTS[model]
+    targets = {"ttft": ttft, "tpot": tpot, "architecture": "disaggregated", "top": 1000}
+    return planner.plan_serving(model, machines(), max_devices=32, **targets, **SHAREGPT)
+
+
+def served(plan: Any) -> float:
+    return plan["requests_per_s"] / plan["devices"]
 
 
 @pytest.mark.parametrize("model", PLACEMENTS)
 def test_its_placements_beside_ours(model: str) -> None:
-    """All are legal and meet the targets.
+    """All are legal and meet the targets; what we prefer serves more, and this is why.
 
-    Ours cut both pipelines deeper: the weights are spread thinner, so that more sequences fit and a
-    decode step, whose targets are loose, serves more of them.  The paper's search maximises the
-    goodput at 90 % attainment in a simulator; here the targets are on means.
+    The paper's simulator maximises the goodput at 90 % attainment, ours the mean.  With its loose
+    targets on tokens a decode step should hold as many sequences as fit, so we cut decoding deeper:
+    the weights are spread thinner and leave room for a larger batch on every device.  And prompts,
+    whose time is short against the target, go through narrower replicas that lose less to sums.
     """
-    ttft, tpot, ahead, behind, share = PLACEMENTS[model]
-    found = planner.plan_serving(
-        model,
-        machines(),
-        max_devices=32,
-        ttft=ttft,
-        tpot=tpot,
-        architecture="disaggregated",
-        top=1000,
-        **SHAREGPT,
+    _, _, ahead, behind = PLACEMENTS[model]
+    found = ranked(model)
+    published = next(
+        plan
+        for plan in found
+        if (plan["prefill_tp"], plan["prefill_pp"], plan["tp"], plan["pp"]) == (*ahead, *behind)
     )
-    each = {
-        (plan["prefill_tp"], plan["prefill_pp"], plan["tp"], plan["pp"]): plan["requests_per_s"]
-        / plan["devices"]
-        for plan in reversed(found.plans)
-    }
-    published = each[(*ahead, *behind)]
-    assert published / max(each.values()) == pytest.approx(share, abs=0.01)
-    plan = found.plan(1)
-    assert plan["pp"] > behind[1] or plan["tp"] > behind[0] or share > 0.9
+    best = found.plan(1)
+    assert 0.5 < served(published) / served(best) < 1.0
+    room = [plan["batch"] / (plan["tp"] * plan["pp"]) for plan in (published, best)]
+    assert room[1] > room[0]
+    assert best["prefill_tp"] < published["prefill_tp"] or model == "opt-13b"
 
 
-def test_three_way_tensor_parallelism_is_tried() -> None:
-    """175B: of all placements inside nodes the published one, with tp = 3, comes first."""
-    ttft, tpot, ahead, behind, _ = PLACEMENTS["opt-175b"]
-    found = planner.plan_serving(
-        "opt-175b",
-        machines(),
-        max_devices=32,
-        ttft=ttft,
-        tpot=tpot,
-        architecture="disaggregated",
-        top=1000,
-        **SHAREGPT,
-    )
-    plan = next(plan for plan in found if plan["same_node"])
-    assert (plan["prefill_tp"], plan["prefill_pp"]) == ahead
-    assert (plan["tp"], plan["pp"]) == behind
+def test_three_way_tensor_parallelism_is_tried_and_chosen() -> None:
+    """175B: inside nodes prompts over three devices leave four for decoding, as published."""
+    plan = next(plan for plan in ranked("opt-175b") if plan["same_node"])
+    assert (plan["prefill_tp"], plan["tp"]) == (3, 4)
+
+
+def test_a_cache_that_must_cross_slow_links_stays_inside_the_node() -> None:
+    """At 25 Gb/s a node, the published machines, pairs that share nodes come first (66B)."""
+    assert ranked("opt-66b").plan(1)["same_node"]
