@@ -79,7 +79,7 @@ def local_share(flows: Floats, device: Ints) -> float:
 
 @term(
     "sum over levels of (d_i - d_(i-1)) (all - most that can stay within a domain of level i)",
-    Ref("roofplan", "each level of the tree relaxed by itself"),
+    Ref("MoETuner, arXiv 2502.06643", "section 5, each level of the tree relaxed by itself"),
 )
 def least_travelled(flows: Floats, distance: Floats) -> float:
     """Price that no placement can go below.

@@ -52,7 +52,8 @@ def expected(loads: Floats, group: Ints, groups: int, top_k: int) -> Floats:
     Parameters
     ----------
     loads : (L, E)
-        Use of every expert, on any scale; none can be used more than once a token.
+        Use of every expert, on any scale; none can be used more than once a token.  A replica
+        counts as an expert with its share.
     group : (L, E)
         Group of every expert.
     """

@@ -24,6 +24,21 @@ ROUNDS = 16
 """Rounds over the replicated experts; at 256 experts on 64 devices within 0.3 % of the program."""
 
 
+def copies_on(slots: Ints, experts: int, devices: int) -> Ints:
+    """Replicas of every expert on every device, shape (L, E, G).
+
+    Parameters
+    ----------
+    slots : (L, S)
+        Expert of every slot; a device has S / G neighbouring slots.
+    """
+    layers, count = slots.shape
+    copies = np.zeros((layers, experts, devices), dtype=np.int64)
+    device = np.arange(count) // (count // devices)
+    np.add.at(copies, (np.arange(layers)[:, np.newaxis], slots, device), 1)
+    return copies
+
+
 @term("x_eg = copies_eg / sum over g of copies_eg", Ref("deepseek-ai/EPLB", "README"))
 def equal_shares(copies: Ints) -> Floats:
     """Shares of an expert's tokens when each replica gets as many, shape (L, E, G).

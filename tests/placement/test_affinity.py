@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from itertools import permutations, product
 
 import numpy as np
@@ -18,7 +19,8 @@ from planner.placement.affinity import (
     local_share,
     travelled,
 )
-from planner.placement.affinity_search import place_by_affinity
+from planner.placement.affinity_certificate import certified
+from planner.placement.affinity_search import AffinityPlacement, place_by_affinity
 from planner.specs.catalog import find_cluster
 
 Floats = NDArray[np.float64]
@@ -192,6 +194,26 @@ class TestSearch:
     def test_unequal_numbers_are_an_error(self) -> None:
         with pytest.raises(PlannerError, match=r"found 8 experts.*multiple of the 3 devices"):
             place_by_affinity(routed(2, 8, 0), 1.0 - np.eye(3))
+
+
+class TestCertificate:
+    def test_the_integer_program_proves_the_optimum(self) -> None:
+        flows, distance = routed(3, 4, 0), tree(4, 2)
+        found = place_by_affinity(flows, distance)
+        unproved = replace(found, bound=least_travelled(flows, distance))
+        proved = certified(flows, distance, unproved, time_limit=20.0)
+        assert unproved.bound < 0.9 * found.price
+        assert proved.price == found.price
+        assert proved.bound == pytest.approx(found.price, rel=1e-5)
+
+    def test_it_finds_what_the_search_missed(self) -> None:
+        flows, distance = routed(3, 4, 0), 1.0 - np.eye(2)
+        contiguous = np.array([[0, 0, 1, 1]] * 3)
+        price = float(travelled(flows, contiguous, distance).sum())
+        better = certified(flows, distance, AffinityPlacement(contiguous, price, 0.0), 20.0)
+        assert better.price == pytest.approx(least(flows, distance, PAIRS))
+        assert better.price == pytest.approx(travelled(flows, better.device, distance).sum())
+        assert better.bound == pytest.approx(better.price, rel=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))

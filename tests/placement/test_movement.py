@@ -14,7 +14,7 @@ from planner.errors import PlannerError
 from planner.placement.drift import best_interval, drifted_balance, lost
 from planner.placement.movement import kept_slots, movement, relabelled, relabelled_together
 from planner.placement.rebalance import rebalanced, resized
-from planner.placement.splitting import device_loads, equal_shares
+from planner.placement.splitting import copies_on, device_loads, equal_shares
 from planner.specs.catalog import find_cluster
 
 Bools = NDArray[np.bool_]
@@ -29,14 +29,6 @@ def scattered(layers: int, experts: int, devices: int, seed: int) -> Bools:
     random = np.random.default_rng(seed)
     order = random.random((layers, experts, devices)).argsort(axis=2)
     return np.asarray(order < random.integers(1, 4, (layers, experts, 1)))
-
-
-def copies(slots: Ints, experts: int, devices: int) -> Ints:
-    """Replicas on every device, shape (L, E, G)."""
-    counted = np.zeros((len(slots), experts, devices), dtype=np.int64)
-    device = np.arange(slots.shape[1]) // (slots.shape[1] // devices)
-    np.add.at(counted, (np.arange(len(slots))[:, np.newaxis], slots, device), 1)
-    return counted
 
 
 def packed(loads: Floats, slots: int, devices: int) -> Ints:
@@ -60,7 +52,7 @@ def packed(loads: Floats, slots: int, devices: int) -> Ints:
 
 
 def imbalance(loads: Floats, slots: Ints, devices: int) -> Floats:
-    by_device = device_loads(loads, equal_shares(copies(slots, loads.shape[1], devices)))
+    by_device = device_loads(loads, equal_shares(copies_on(slots, loads.shape[1], devices)))
     return np.asarray(by_device.max(axis=1) / by_device.mean(axis=1))
 
 
@@ -196,7 +188,7 @@ class TestRebalanced:
         assert imbalance(later, now, devices).min() > 1.15
         assert imbalance(later, few, devices).max() < 1.06
         anew = packed(later, slots, devices)
-        held, wanted, dealt = (copies(s, 256, devices) > 0 for s in (now, few, anew))
+        held, wanted, dealt = (copies_on(s, 256, devices) > 0 for s in (now, few, anew))
         parts = relabelled(held, dealt)
         relabel = np.array([new[:, part] for new, part in zip(dealt, parts, strict=True)])
         assert (wanted & ~held).sum() < 0.25 * (relabel & ~held).sum()
@@ -209,8 +201,8 @@ class TestRebalanced:
     def test_every_expert_stays_somewhere_and_none_twice_on_a_device(self) -> None:
         random = np.random.default_rng(0)
         now = packed(random.lognormal(0.0, 1.0, (4, 64)), 80, 8)
-        before = copies(now, 64, 8)
-        after = copies(rebalanced(random.lognormal(0.0, 1.0, (4, 64)), now, 8, 1.0), 64, 8)
+        before = copies_on(now, 64, 8)
+        after = copies_on(rebalanced(random.lognormal(0.0, 1.0, (4, 64)), now, 8, 1.0), 64, 8)
         assert np.all(after.sum(axis=2) > 0)
         assert np.all(after <= np.maximum(before, 1))
 
@@ -234,7 +226,7 @@ class TestResized:
         loads = np.random.default_rng(0).lognormal(0.0, 0.5, (3, 96))
         now = packed(loads, 96, before)
         new = resized(loads, now, before, after)
-        held, wanted = copies(now, 96, before) > 0, copies(new, 96, after) > 0
+        held, wanted = copies_on(now, 96, before) > 0, copies_on(new, 96, after) > 0
         padded = np.pad(held, ((0, 0), (0, 0), (0, after - before)))
         assert np.all(wanted.sum(axis=2) == 1)
         assert (wanted & ~padded).sum() == 3 * 96 * (1 - before / after)
@@ -244,7 +236,7 @@ class TestResized:
         loads = np.random.default_rng(0).lognormal(0.0, 0.5, (3, 96))
         now = packed(loads, 96, before)
         new = resized(loads, now, before, after)
-        held, wanted = copies(now, 96, before) > 0, copies(new, 96, after) > 0
+        held, wanted = copies_on(now, 96, before) > 0, copies_on(new, 96, after) > 0
         assert np.all(wanted.sum(axis=2) == 1)
         assert (wanted & ~held[:, :, :after]).sum() == 3 * 96 * (1 - after / before)
 
@@ -256,7 +248,7 @@ class TestResized:
 class TestDrift:
     def test_no_drift_loses_nothing(self) -> None:
         loads = np.random.default_rng(0).lognormal(0.0, 1.0, (2, 64))
-        shares = equal_shares(copies(packed(loads, 80, 8), 64, 8))
+        shares = equal_shares(copies_on(packed(loads, 80, 8), 64, 8))
         by_device = device_loads(loads, shares)
         assert drifted_balance(loads, shares, 0.0) == pytest.approx(
             by_device.max(axis=1) / by_device.mean(axis=1)
@@ -265,7 +257,7 @@ class TestDrift:
     def test_tensorrt_llm_after_an_interval(self) -> None:
         """288 slots on 36 devices had 1.115 on the next loads: a deviation of 0.12."""
         loads = np.random.default_rng(0).lognormal(0.0, 1.0, (8, 256))
-        shares = equal_shares(copies(packed(loads, 288, 36), 256, 36))
+        shares = equal_shares(copies_on(packed(loads, 288, 36), 256, 36))
         assert drifted_balance(loads, shares, 0.12).mean() == pytest.approx(1.115, abs=0.01)
 
     def test_small_drift_costs_in_proportion_to_its_deviation(self) -> None:

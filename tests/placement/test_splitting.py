@@ -10,7 +10,13 @@ import pytest
 from numpy.typing import NDArray
 
 from planner.errors import PlannerError
-from planner.placement.splitting import best_shares, device_loads, equal_shares, water_filled
+from planner.placement.splitting import (
+    best_shares,
+    copies_on,
+    device_loads,
+    equal_shares,
+    water_filled,
+)
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -37,6 +43,12 @@ def least_largest(loads: Floats, hosted: Bools) -> float:
 
 def largest(loads: Floats, shares: Floats) -> Floats:
     return np.asarray(device_loads(loads, shares).max(axis=1))
+
+
+def test_a_map_of_slots_as_replicas() -> None:
+    """Two devices of three slots; the second has two replicas of expert 0."""
+    copies = copies_on(np.array([[0, 1, 2, 0, 2, 0]]), 3, 2)
+    assert copies.tolist() == [[[1, 2], [1, 0], [1, 1]]]
 
 
 def test_equal_shares_count_two_replicas_on_one_device() -> None:

@@ -73,6 +73,15 @@ class TestReach:
         assert copies_of(reach) == pytest.approx(copies_of(drawn), rel=0.005)
         assert busiest_copies(reach) == pytest.approx(busiest_copies(drawn), rel=0.02)
 
+    def test_replicas_count_as_experts_with_a_share(self) -> None:
+        """32 experts twice, on either half of the devices; a token takes one at random."""
+        routing = chosen(20_000, 32, 4, 0, 1.0, 0.0)
+        slots = routing + 32 * np.random.default_rng(1).integers(0, 2, routing.shape)
+        loads = np.bincount(slots.ravel(), minlength=64).astype(float)
+        group = np.arange(64) // 4
+        reach = expected(loads[np.newaxis], group[np.newaxis], 16, 4)[0]
+        assert copies_of(reach) == pytest.approx(copies_of(counted(slots, group, 16)), rel=0.01)
+
     def test_a_group_for_every_expert_gives_the_loads_back(self) -> None:
         loads = np.random.default_rng(0).lognormal(0, 0.5, (3, 32))
         each = np.broadcast_to(np.arange(32), (3, 32))
