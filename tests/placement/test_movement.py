@@ -51,6 +51,40 @@ def packed(loads: Floats, slots: int, devices: int) -> Ints:
     return answer
 
 
+def one_by_one(loads: Floats, slots: Ints, devices: int) -> Ints:
+    """Changes while the devices that the best one touches get less than the busiest has."""
+    device = np.arange(len(slots)) // (len(slots) // devices)
+
+    def weighed(one: Ints) -> Floats:
+        held = copies_on(one[np.newaxis], len(loads), devices)
+        return device_loads(loads[np.newaxis], equal_shares(held))[0]
+
+    while True:
+        held = copies_on(slots[np.newaxis], len(loads), devices)[0]
+        busiest = weighed(slots).argmax()
+        here = np.flatnonzero(held[:, busiest])
+        heaviest = here[(loads[here] / held[here].sum(axis=1)).argmax()]
+        changes = []
+        for own, other in np.ndindex(len(slots), len(slots)):
+            if device[own] != busiest or held[slots[other], busiest]:
+                continue
+            if not held[slots[own], device[other]]:
+                new = slots.copy()
+                new[[own, other]] = slots[[other, own]]
+                touched = [busiest, device[other]]
+                changes.append((weighed(new)[touched].max(), new))
+        for slot, old in enumerate(slots):
+            if held[old].sum() > 1 and not held[heaviest, device[slot]]:
+                new = slots.copy()
+                new[slot] = heaviest
+                touched = np.flatnonzero(held[old] + held[heaviest])
+                changes.append((weighed(new)[touched].max(), new))
+        best = min(changes, key=lambda change: float(change[0]))
+        if best[0] >= weighed(slots).max() * (1 - 1e-9):
+            return slots
+        slots = best[1]
+
+
 def imbalance(loads: Floats, slots: Ints, devices: int) -> Floats:
     by_device = device_loads(loads, equal_shares(copies_on(slots, loads.shape[1], devices)))
     return np.asarray(by_device.max(axis=1) / by_device.mean(axis=1))
@@ -161,6 +195,15 @@ class TestMovement:
         )
         assert many == pytest.approx(7 * single)
 
+    def test_several_devices_that_hold_it_send_in_turn(self) -> None:
+        now = np.zeros((1, 1, 16), dtype=bool)
+        now[0, 0, :4] = True
+        new = now.copy()
+        new[0, 0, 4:8] = True
+        near = TWO_NODES.tiers[0]
+        one = near.latency + 1e6 / (near.bandwidth * near.efficiency)
+        assert movement(now, new, TWO_NODES, 1e6).seconds == pytest.approx(one)
+
     def test_layers_and_experts_add_up(self) -> None:
         now, new = scattered(4, 32, 16, 0), scattered(4, 32, 16, 1)
         done = movement(now, new, TWO_NODES, 10.0)
@@ -192,6 +235,16 @@ class TestRebalanced:
         parts = relabelled(held, dealt)
         relabel = np.array([new[:, part] for new, part in zip(dealt, parts, strict=True)])
         assert (wanted & ~held).sum() < 0.25 * (relabel & ~held).sum()
+
+    @pytest.mark.parametrize("seed", range(12))
+    def test_every_step_takes_the_best_of_all_changes(self, seed: int) -> None:
+        """The same by weighing each changed placement as a whole."""
+        random = np.random.default_rng(seed)
+        loads = random.lognormal(0.0, 1.0, (1, 8))
+        now = packed(random.lognormal(0.0, 1.0, (1, 8)), 12, 4)
+        found = rebalanced(loads, now, 4, 1.0)
+        slowly = one_by_one(loads[0], now[0], 4)[np.newaxis]
+        assert imbalance(loads, found, 4) == pytest.approx(imbalance(loads, slowly, 4))
 
     def test_a_placement_that_is_good_enough_stays(self) -> None:
         loads = np.random.default_rng(0).lognormal(0.0, 1.0, (2, 64))
@@ -230,6 +283,8 @@ class TestResized:
         padded = np.pad(held, ((0, 0), (0, 0), (0, after - before)))
         assert np.all(wanted.sum(axis=2) == 1)
         assert (wanted & ~padded).sum() == 3 * 96 * (1 - before / after)
+        anew = imbalance(loads, packed(loads, 96, after), after)
+        assert np.all(imbalance(loads, new, after) < 1.2 * anew)
 
     @pytest.mark.parametrize(("before", "after"), [(16, 8), (16, 12)])
     def test_shrinking_moves_what_the_old_devices_held(self, before: int, after: int) -> None:

@@ -87,6 +87,10 @@ class TestShares:
         shares = split(loads, np.ones((1, 4, 3), dtype=bool))
         assert device_loads(loads, shares) == pytest.approx(np.full((1, 3), 4.0))
 
+    def test_an_expert_without_tokens_stays_ready_on_all_its_devices(self, split: type) -> None:
+        shares = split(np.array([[0.0, 3.0]]), np.ones((1, 2, 2), dtype=bool))
+        assert shares[0, 0].tolist() == [0.5, 0.5]
+
     def test_by_hand(self, split: type) -> None:
         """Expert 0 has 10 tokens on devices 0 and 1; device 0 has 4 others, so it takes 3."""
         hosted = np.array([[[True, True], [True, False]]])
