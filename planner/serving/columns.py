@@ -10,9 +10,10 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.layers.inference import Array
-from planner.serving import shared_device
+from planner.layers.inference import Array, Split
+from planner.serving import attention_ffn, shared_device
 from planner.serving.aggregated import Load, apart, most_running, steady
+from planner.serving.attention_ffn import Unit
 from planner.serving.disaggregated import Pool, decode_seconds, prefill_seconds
 from planner.serving.fleet import Fleet
 from planner.serving.iteration import Replica
@@ -20,7 +21,7 @@ from planner.serving.memory import sequence_bytes
 from planner.serving.percentiles import Times
 from planner.serving.question import Question
 from planner.serving.shared_device import BUSIEST, SHARES, Alone, alone, divided
-from planner.serving.space import layout_of, pick, replicas
+from planner.serving.space import fast_domain, layout_of, pick, replicas, tensor_degrees
 from planner.serving.times import (
     decode_times,
     mean_ttft,
@@ -31,6 +32,12 @@ from planner.serving.times import (
 from planner.serving.transfer import Link, visible_seconds
 from planner.specs.model import ModelSpec
 
+EACH = 2.0 ** np.arange(0.0, 10.5, 0.5)
+"""Sequences of a micro-batch on one attention replica that are tried."""
+BIGGEST = 1024.0
+"""Most of them."""
+BIG = 2.0**30
+"""More than the devices of any pool, so that a sum names a pair."""
 BATCHES = 14
 """Batches of a replica in an open loop, from one sequence to what its memory holds."""
 COUNTS = 24
@@ -44,11 +51,23 @@ ARRAYS = ("batch", "tpot", "requests", "count", "share", "service", "variation")
 
 
 @dataclass(frozen=True)
+class Experts:
+    """The experts' pool of each attention-ffn unit; arrays of shape ``(n,)``."""
+
+    fleet: Fleet
+    unit: Unit
+    idle_attention: Array
+    """Part of the time in which the attention pool waits."""
+    idle_ffn: Array
+    """The same of the experts' pool."""
+
+
+@dataclass(frozen=True)
 class Columns:
     """Replicas at batches; arrays of shape ``(n,)``."""
 
     role: str
-    """any, shared, prefill or decode."""
+    """any, shared, prefill, decode or attention (a unit with a pool of experts)."""
     fleet: Fleet
     replica: Replica
     batch: Array
@@ -66,6 +85,8 @@ class Columns:
     """Time that a prompt keeps a lane of a prefill replica busy [s]; 0 for other roles."""
     variation: Array
     """Its coefficient of variation."""
+    experts: Experts | None = None
+    """Of attention-ffn units, whose ``replica`` is the attention alone."""
 
     def __len__(self) -> int:
         return len(self.batch)
@@ -83,12 +104,26 @@ class Columns:
     @property
     def devices(self) -> Array:
         """Devices of one replica."""
-        return self.replica.devices
+        own = self.replica.devices
+        return own if self.experts is None else own + self.experts.unit.ffn
+
+    @property
+    def layouts(self) -> list[tuple[float, ...]]:
+        """What tells one kind of replica from another, whatever its batch."""
+        own = layout_of(self.replica)
+        if self.experts is None:
+            return own
+        unit = self.experts.unit
+        more = zip(unit.ep, unit.expert_tp, unit.micro_batches, strict=True)
+        return [(*one, *other) for one, other in zip(own, more, strict=True)]
 
     @property
     def devices_by_fleet(self) -> list[tuple[Fleet, Array]]:
         """The fleets that a replica takes devices of, and how many of each."""
-        return [(self.fleet, self.replica.devices)]
+        own = [(self.fleet, self.replica.devices)]
+        if self.experts is None:
+            return own
+        return [*own, (self.experts.fleet, self.experts.unit.ffn)]
 
     def row(self, index: int) -> Columns:
         """One of the columns."""
@@ -98,7 +133,14 @@ class Columns:
         """Some of the columns."""
         arrays = {name: getattr(self, name)[index] for name in ARRAYS}
         times = some_times(self.times, index)
-        return replace(self, replica=pick(self.replica, index), times=times, **arrays)
+        experts = self.experts and Experts(
+            self.experts.fleet,
+            self.experts.unit.rows(index),
+            self.experts.idle_attention[index],
+            self.experts.idle_ffn[index],
+        )
+        replica = pick(self.replica, index)
+        return replace(self, replica=replica, times=times, experts=experts, **arrays)
 
 
 def layouts(fleet: Fleet, model: ModelSpec, asked: Question, role: str) -> Replica:
@@ -327,6 +369,57 @@ def prefill_columns(fleet: Fleet, model: ModelSpec, asked: Question, link: Link)
     lanes = replica.split.attention_dp * replica.pp
     served = lanes / mean
     return Columns("prefill", fleet, replica, one, times, none, served, none, none, mean, variation)
+
+
+def unit_columns(
+    fleets: tuple[Fleet, Fleet], model: ModelSpec, asked: Question, link: Link
+) -> Columns:
+    """Attention-ffn units: of every size those that no other beats on tpot and requests."""
+    domain = fast_domain(fleets[0].cluster)
+    tensor = [t for t in tensor_degrees(model, domain) if domain % t == 0]
+    unit = attention_ffn.candidates(fleets, model, tensor, asked.fixed)
+    middle = asked.isl + 0.5 * asked.osl
+    limit = attention_ffn.room(fleets, model, unit, middle)
+    lanes = unit.micro_batches * unit.copies
+    tried = lanes[:, np.newaxis] * EACH
+    rows, column = np.nonzero(tried <= np.minimum(limit, lanes * BIGGEST)[:, np.newaxis])
+    return _fronts(unit_rows(fleets, model, asked, link, unit.rows(rows), tried[rows, column]))
+
+
+def unit_rows(
+    fleets: tuple[Fleet, Fleet],
+    model: ModelSpec,
+    asked: Question,
+    link: Link,
+    unit: Unit,
+    batch: Array,
+) -> Columns:
+    """Units on which ``batch`` sequences generate."""
+    state = attention_ffn.evaluate(
+        fleets, link, model, unit, np.maximum(batch, 1.0), asked.isl + 0.5 * asked.osl
+    )
+    requests = batch / (asked.osl * state.tpot)
+    none = np.zeros_like(batch)
+    times = decode_times(asked, state.tpot, batch, none)
+    experts = Experts(fleets[1], unit, state.idle_attention, state.idle_ffn)
+    one = np.ones_like(unit.tp)
+    replica = Replica(Split(unit.tp, unit.copies, one, unit.tp * unit.copies), one)
+    rest = (none, none, none, none)
+    return Columns(
+        "attention", fleets[0], replica, batch, times, state.tpot, requests, *rest, experts
+    )
+
+
+def _fronts(columns: Columns) -> Columns:
+    """Of every size and pair of pools, the columns that serve more than all that are faster."""
+    assert columns.experts is not None
+    pools = columns.replica.devices * BIG + columns.experts.unit.ffn
+    order = np.lexsort((-columns.requests, columns.tpot, pools))
+    group = np.searchsorted(np.unique(pools), pools[order])
+    lifted = columns.requests[order] + group * (1.0 + columns.requests.max(initial=0.0))
+    best = np.maximum.accumulate(lifted)
+    kept = np.concatenate([[True], lifted[1:] > best[:-1] * (1.0 + 1e-12)])[: len(order)]
+    return columns.rows(order[kept])
 
 
 def _some(load: Load, rows: NDArray[np.int64]) -> Load:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import groupby, islice
 from math import gcd
 
 import numpy as np
@@ -15,7 +14,6 @@ from planner.search.space import divisors
 from planner.serving.columns import Columns
 from planner.serving.deployment import Deployment, Means, Part
 from planner.serving.question import Question
-from planner.serving.space import layout_of
 from planner.serving.times import prompt_held, queued, tokens_held, whole_held
 
 SIZES = 24
@@ -25,7 +23,7 @@ HALVINGS = 20
 BUSIEST = 0.95
 """Utilisation that prefill replicas are loaded to at most."""
 ALTERNATIVES = 3
-"""Layouts of one size that are paired; the first is the best, the others are worth showing."""
+"""Columns that may replace one which is still tried: they show what else is nearly as good."""
 
 
 def copies(columns: Columns, means: Means, asked: Question) -> list[Deployment]:
@@ -169,16 +167,30 @@ def balance(
 
 
 def strongest(columns: Columns, allowed: NDArray[np.bool_]) -> list[int]:
-    """The best columns of every size of a replica: no other can be part of the best pair."""
-    found = _best(columns, allowed, columns.requests / columns.devices)
-    found.sort(key=lambda index: (columns.devices[index], -columns.requests[index]))
-    sizes = groupby(found, key=lambda index: columns.devices[index])
-    return [index for _, group in sizes for index in islice(group, ALTERNATIVES)]
+    """The best columns of every layout but those that several others replace.
+
+    One replaces another if as many as fit into its devices serve no less: a best pair needs none
+    that is replaced, and a few of them are worth showing.
+    """
+    found = np.array(_best(columns, allowed, columns.requests / columns.devices), dtype=np.int64)
+    served = columns.requests[found]
+    fits = np.full((len(found), len(found)), np.inf)
+    for _, devices in columns.devices_by_fleet:
+        own = devices[found]
+        fits = np.minimum(fits, np.floor(own[np.newaxis] / own[:, np.newaxis] + 1e-9))
+    instead = fits * served[:, np.newaxis] * (1.0 + 1e-12)
+    first = np.arange(len(found))[:, np.newaxis] < np.arange(len(found))
+    mutual = (instead >= served) & (instead >= served).T  # the first of equals stays
+    replaced = (instead >= served) & ~(mutual & ~first)
+    np.fill_diagonal(replaced, False)
+    kept = found[replaced.sum(axis=0) < ALTERNATIVES]
+    order = np.lexsort((-columns.requests[kept], columns.devices[kept]))
+    return [int(index) for index in kept[order]]
 
 
 def _best(columns: Columns, allowed: NDArray[np.bool_], worth: Array) -> list[int]:
     """The allowed column of every layout that is worth most."""
-    layouts: Sequence[tuple[float, ...]] = layout_of(columns.replica)
+    layouts: Sequence[tuple[float, ...]] = columns.layouts
     best: dict[tuple[float, ...], int] = {}
     for index in map(int, np.flatnonzero(allowed)):
         kept = best.get(layouts[index])

@@ -11,12 +11,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from planner.serving.columns import Columns, decode_rows, state_rows
+from planner.serving.columns import Columns, decode_rows, state_rows, unit_rows
 from planner.serving.deployment import Deployment, Part
 from planner.serving.fleet import Fleet
 from planner.serving.percentiles import Times
 from planner.serving.question import Question
 from planner.serving.times import mean_ttft, queued
+from planner.serving.transfer import unit_link
 from planner.specs.model import ModelSpec
 
 ROUNDS = 4
@@ -101,6 +102,10 @@ def _at(
     column: Columns, fleet: Fleet, batch: np.ndarray, model: ModelSpec, asked: Question
 ) -> Columns:
     """A column that generates, on a fleet and at a batch."""
+    if column.experts is not None:
+        pools = fleet, fleet if column.experts.fleet is column.fleet else column.experts.fleet
+        link = unit_link(pools)
+        return unit_rows(pools, model, asked, link, column.experts.unit, batch)
     if column.role == "decode":
         return decode_rows(fleet, model, asked, column.replica, batch)
     return state_rows(column.role, fleet, model, asked, column.replica, batch, column.share)

@@ -6,6 +6,9 @@ import numpy as np
 
 from planner.errors import Infeasible
 from planner.results.format import show
+from planner.serving.attention_ffn import expert_layers
+from planner.serving.percentiles import tpot_share, ttft_share
+from planner.serving.question import Question
 from planner.serving.request import Request
 from planner.serving.search import Tables
 
@@ -13,6 +16,8 @@ from planner.serving.search import Tables
 def infeasible(request: Request, found: Tables) -> Infeasible:
     """The error that says what cannot be met."""
     asked, means, name = request.asked, request.means, request.model.name
+    if request.architectures == ("attention-ffn",) and not expert_layers(request.model):
+        return Infeasible(f"{name} has no layer of experts that a pool of its own could serve.")
     if not found.columns:
         kinds = " or ".join(sorted({fleet.run.device.name for fleet in means.fleets}))
         return Infeasible(
@@ -20,14 +25,9 @@ def infeasible(request: Request, found: Tables) -> Infeasible:
             f" in {request.widths.weights} and one sequence of {asked.isl + asked.osl:.0f} tokens."
         )
     for target in ("tpot", "ttft"):
-        limit = getattr(asked.targets, target)
-        values = [getattr(one, target) for one in found.tables]
-        least = min((float(v[v > 0].min()) for v in values if np.any(v > 0)), default=0.0)
-        if least > limit:
-            return Infeasible(
-                f"no deployment meets {target} {show(limit, 's')}: the fastest takes"
-                f" {show(least, 's')}, {least / limit:.2g} times as long."
-            )
+        missed = _missed(asked, found, target)
+        if missed:
+            return Infeasible(f"no deployment meets {target} {missed}.")
     both = [one for one in found.tables if one.role in ("any", "shared")]
     wholes = [one.ttft + (asked.osl - 1.0) * one.tpot for one in both]
     least = min((float(v.min()) for v in wholes if len(v)), default=0.0)
@@ -53,6 +53,29 @@ def infeasible(request: Request, found: Tables) -> Infeasible:
         f"{name} does not fit: no deployment of {request.options.architecture} architecture stays"
         f" within {means.devices} devices and the budget."
     )
+
+
+def _missed(asked: Question, found: Tables, target: str) -> str:
+    """The target and by how much the best column misses it; nothing where one meets it."""
+    limit = getattr(asked.targets, target)
+    if np.isinf(limit):
+        return ""
+    roles = {"tpot": ("any", "shared", "decode", "attention"), "ttft": ("any", "shared", "prefill")}
+    tables = [one for one in found.tables if one.role in roles[target] and len(one)]
+    if asked.percentile is not None:
+        reached = ttft_share if target == "ttft" else tpot_share
+        best = max(float(reached(one.times, limit + np.zeros(len(one))).max()) for one in tables)
+        if best >= asked.percentile - 1e-12:
+            return ""
+        return (
+            f"{show(limit, 's')} for {asked.percentile:.4g} of the requests: the best deployment"
+            f" meets it for {best:.4g}"
+        )
+    least = min(float(getattr(one, target).min()) for one in tables)
+    if least <= limit:
+        return ""
+    times = least / limit
+    return f"{show(limit, 's')}: the fastest takes {show(least, 's')}, {times:.2g} times as long"
 
 
 def _any(values: tuple[int, ...]) -> str:

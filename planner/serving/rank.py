@@ -26,11 +26,10 @@ from planner.serving.report import COLUMNS, DEFINITIONS, make_plan
 from planner.serving.request import Request
 from planner.serving.search import Tables, compose, evaluate
 from planner.serving.sensitivity import deepen
-from planner.serving.space import layout_of
 from planner.serving.why import why_not
 
 KIND = "serving"
-WORTHWHILE = 0.02
+WORTHWHILE = 0.05
 """What several kinds of replicas on one kind of device must gain over one to be proposed."""
 SCALES = (0.5, 2.0)
 """Measured over predicted time that one factor may bridge; beyond it, something else is wrong."""
@@ -155,9 +154,7 @@ def _merit(found: Deployment, request: Request) -> tuple[float, ...]:
     means, rate = request.means, request.asked.rate
     served = found.requests if rate is None else min(rate, found.requests)
     used = float(means.used(found.parts)[:-1].sum())
-    layout = [
-        float(x) for part in found.parts for x in (part.count, *layout_of(part.column.replica)[0])
-    ]
+    layout = [float(x) for part in found.parts for x in (part.count, *part.column.layouts[0])]
     rest = (used, *layout, found.tpot)
     if request.options.objective == "devices":
         return (used, -found.requests, *rest)

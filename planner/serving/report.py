@@ -9,11 +9,12 @@ import numpy as np
 from planner.costs.imbalance import POPULARITY
 from planner.costs.tree import Cost, leaf, seq
 from planner.launch.engines import Server, express
-from planner.layers.inference import Runtime, Step
+from planner.layers.inference import Array, Runtime, Step
 from planner.results.bands import UNLIKE, Band
 from planner.results.breakdown import from_cost
 from planner.results.plan import Assumption, Metric, Plan
 from planner.results.ranking import Baseline, Column
+from planner.serving import attention_ffn
 from planner.serving.aggregated import most_running
 from planner.serving.columns import Columns
 from planner.serving.deployment import Deployment, Part
@@ -59,6 +60,8 @@ DEFINITIONS: Mapping[str, Metric] = {
         Metric(
             "idle_decode", "fraction", "of what the other replicas could serve, not asked of them"
         ),
+        Metric("idle_attention", "fraction", "of the time, the attention pool of a unit waits"),
+        Metric("idle_ffn", "fraction", "of the time, the experts' pool of a unit waits"),
         Metric("power", "W", "rated power of the devices that are used"),
         Metric("tokens_per_joule", "1/J", "output tokens over rated energy"),
         Metric("simulated_ttft", "s", "the same of a replay (--check): mean"),
@@ -88,6 +91,10 @@ COLUMNS = (
     Column("attention_dp", "dp", optional=True, usual=1),
     Column("ep", "ep", optional=True, usual=1),
     Column("pp", "pp", optional=True, usual=1),
+    Column("ffn_pool", "experts on", optional=True, usual=""),
+    Column("ffn_ep", "experts ep", optional=True, usual=0),
+    Column("ffn_tp", "tp", optional=True, usual=0),
+    Column("micro_batches", "m", optional=True, usual=0),
     Column("prefill_share", "prefill %", optional=True, usual=0),
     Column("mixture", "and", optional=True, usual=""),
     Column("batch", "batch"),
@@ -120,8 +127,12 @@ def make_plan(
     scale = 1.0 if baseline is None else baseline.scale
     main = generating(found)
     run = runtime(main.column)
-    tree = seq("output token", _token(run, model, found, asked)).row(0)
-    parts = memory_of(run, model, main.column, asked)
+    if main.column.experts is None:
+        tree = seq("output token", _token(run, model, found, asked)).row(0)
+        parts = memory_of(run, model, main.column, asked)
+    else:
+        tree = seq("output token", _unit_token(main.column)).row(0)
+        parts = unit_memory(main.column, model, asked)
     peak = sum(parts.values())
     flags, missing = _flags(request, found)
     return Plan(
@@ -161,9 +172,7 @@ def _metrics(
     tokens = requests * asked.osl
     each = tokens / means.counted(found.parts)
     cost, watts = means.cost(found.parts), _power(found)
-    load = asked.load(main.column.batch)
-    limit = most_running(run, request.model, main.column.replica, load)
-    places = limit * main.column.replica.split.attention_dp
+    places = _places(run, request.model, main.column, asked)
     base = None if baseline is None else baseline.plan.metrics["tokens_per_s_per_device"]
     prefill = found.idle.get("prefill")
     rest = [share for role, share in found.idle.items() if role != "prefill"]
@@ -181,6 +190,7 @@ def _metrics(
         "batch": float(main.column.batch[0]),
         "cache_occupancy": float(np.minimum(main.column.batch / places, 1.0)[0]),
         "price_per_million_tokens": None if cost is None else cost / tokens / 3600.0 * 1e6,
+        **_waiting(main.column),
         "idle_prefill": prefill,
         "idle_decode": rest[0] if rest else None,
         "power": watts,
@@ -188,6 +198,16 @@ def _metrics(
         **dict.fromkeys(SIMULATED),
         "gain": None if base is None else each / base - 1.0,
     }
+
+
+def _places(run: Runtime, model: ModelSpec, column: Columns, asked: Question) -> Array:
+    """Sequences that the cache of a replica has room for."""
+    if column.experts is not None:
+        pools = column.fleet, column.experts.fleet
+        middle = asked.isl + 0.5 * asked.osl
+        return attention_ffn.room(pools, model, column.experts.unit, middle)
+    limit = most_running(run, model, column.replica, asked.load(column.batch))
+    return limit * column.replica.split.attention_dp
 
 
 def _distribution(found: Deployment, asked: Question, scale: float) -> dict[str, float | None]:
@@ -206,6 +226,14 @@ def _attainment(found: Deployment, asked: Question) -> float | None:
     if found.times is None or np.isinf(min(targets.ttft, targets.tpot)):
         return None
     return float(attainment(found.times, ttft=targets.ttft, tpot=targets.tpot)[0])
+
+
+def _waiting(column: Columns) -> dict[str, float | None]:
+    experts = column.experts
+    return {
+        "idle_attention": None if experts is None else float(experts.idle_attention[0]),
+        "idle_ffn": None if experts is None else float(experts.idle_ffn[0]),
+    }
 
 
 def _power(found: Deployment) -> float | None:
@@ -246,10 +274,34 @@ def _token(run: Runtime, model: ModelSpec, found: Deployment, asked: Question) -
     return [alone, leaf(name, found.tpot - alone.seconds, "idle")]
 
 
+def _unit_token(column: Columns) -> list[Cost]:
+    """A token of an attention-ffn unit: what the attention pool works, and waits."""
+    assert column.experts is not None
+    idle = column.tpot * column.experts.idle_attention
+    work = leaf("attention, dense layers, logits", column.tpot - idle, "compute")
+    return [work, leaf("waiting for experts and network", idle, "idle")]
+
+
+def unit_memory(column: Columns, model: ModelSpec, asked: Question) -> dict[str, float]:
+    """Bytes by kind on a device of the fuller pool of a unit."""
+    assert column.experts is not None
+    pools, unit = (column.fleet, column.experts.fleet), column.experts.unit
+    own, experts = (float(one[0]) for one in attention_ffn.weights(pools, model, unit))
+    held = float(memory(pools[0].run, model, column.replica).working[0])
+    middle = np.array([asked.isl + 0.5 * asked.osl])
+    each = float(sequence_bytes(pools[0].run, model, column.replica, middle)[0])
+    cache = each * float((column.batch / unit.copies)[0])
+    first = {"weights": own, "cache": cache, "working": held}
+    second = {"weights": experts, "cache": 0.0, "working": held}
+    return max(first, second, key=lambda kinds: sum(kinds.values()))
+
+
 def _flags(request: Request, found: Deployment) -> tuple[list[str], list[str]]:
     """Flags of one server of every role, and what they cannot express."""
     main, ahead = generating(found), found.part("prefill")
     name = request.engine.name
+    if main.column.experts is not None:
+        return [], ["attention and experts on separate pools"]
     if ahead is None:
         flags, missing = express(name, _server(request, main, ""))
         if main.column.role == "shared":
@@ -287,10 +339,23 @@ def configuration(found: Deployment, several: bool = False) -> dict[str, int | s
         "prefill_replicas": 0 if ahead is None else ahead.count,
         **layout("prefill_", ahead),
         "prefill_pool": ahead.column.fleet.name if several and ahead is not None else "",
+        **_experts(main),
         "prefill_share": round(100.0 * float(main.column.share[0])),
         "same_node": int(found.same_node),
         "mixture": ", ".join(map(_told, others)),
     }
+
+
+def _experts(part: Part) -> dict[str, int | str]:
+    """The experts' pool of a unit; zeros where there is none."""
+    names = ("ffn_ep", "ffn_tp", "micro_batches")
+    experts = part.column.experts
+    if experts is None:
+        return dict.fromkeys(names, 0) | {"ffn_pool": ""}
+    unit = experts.unit
+    values = (unit.ep, unit.expert_tp, unit.micro_batches)
+    other = experts.fleet.name if experts.fleet is not part.column.fleet else ""
+    return {k: int(v[0]) for k, v in zip(names, values, strict=True)} | {"ffn_pool": other}
 
 
 def _told(part: Part) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import islice, product
 
+from planner.serving import attention_ffn
 from planner.serving.closed import closed_pairs
 from planner.serving.columns import (
     Columns,
@@ -13,13 +14,14 @@ from planner.serving.columns import (
     decode_columns,
     prefill_columns,
     shared_columns,
+    unit_columns,
 )
 from planner.serving.compose import copies, node_pairs, pairs
 from planner.serving.deployment import Deployment, Means
 from planner.serving.fleet import Fleet
 from planner.serving.question import Question
 from planner.serving.space import fast_domain
-from planner.serving.transfer import Link, link_between, link_inside
+from planner.serving.transfer import Link, link_between, link_inside, unit_link
 from planner.specs.model import ModelSpec
 
 
@@ -69,11 +71,22 @@ def evaluate(
     if "disaggregated" in architectures:
         sinks = [fleet for fleet in means.fleets if fleet.serves("decode")]
         behind += [decode_columns(fleet, model, asked) for fleet in sinks]
+    if "attention-ffn" in architectures and attention_ffn.expert_layers(model):
+        behind += [*_units(model, means, asked)]
     sources = [fleet for fleet in means.fleets if fleet.serves("prefill")]
     for source, second in product(sources, behind):
-        for link in _links(source, second.fleet):
+        links = _links(source, second.fleet)
+        for link in islice(links, 1) if second.experts else links:  # units are not paired in nodes
             found.joined.append((prefill_columns(source, model, asked, link), second, link))
     return found
+
+
+def _units(model: ModelSpec, means: Means, asked: Question) -> Iterator[Columns]:
+    """Attention-ffn units on every pair of fleets, and inside the fast domain of one."""
+    first = [fleet for fleet in means.fleets if fleet.serves("attention")]
+    second = [fleet for fleet in means.fleets if fleet.serves("ffn")]
+    for pools in product(first, second):
+        yield unit_columns(pools, model, asked, unit_link(pools))
 
 
 def _links(source: Fleet, sink: Fleet) -> Iterator[Link]:
@@ -89,7 +102,7 @@ def compose(found: Tables, model: ModelSpec, means: Means, asked: Question) -> I
         yield from copies(columns, means, asked)
     for first, second, link in found.joined:
         if asked.concurrency is not None:
-            if not link.inside:
+            if not link.inside and second.experts is None:
                 yield from closed_pairs(first, second, model, means, asked)
         elif link.inside:
             yield from node_pairs(first, second, fast_domain(first.fleet.cluster), means, asked)

@@ -13,6 +13,7 @@ import numpy as np
 
 from planner.layers.inference import Array
 from planner.serving.fleet import Fleet, outermost
+from planner.serving.space import fast_domain
 from planner.specs.hardware import Tier
 
 
@@ -49,6 +50,13 @@ def link_between(first: Fleet, second: Fleet) -> Link:
 def link_inside(fleet: Fleet) -> Link:
     """The link between two replicas that share a fast domain."""
     return _through(fleet.run.net.tiers[fleet.run.net.scale_up], inside=True)
+
+
+def unit_link(fleets: tuple[Fleet, Fleet]) -> Link:
+    """The link between the attention and the experts' pool of a unit."""
+    one, other = fleets
+    inside = one is other and one.devices <= fast_domain(one.cluster)
+    return link_inside(one) if inside else link_between(one, other)
 
 
 def visible_seconds(link: Link, nbytes: Array, layers: int, prompt: Array) -> Array:
