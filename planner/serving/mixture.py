@@ -6,9 +6,10 @@ side can use what these leave: devices of different types, the rest of a budget,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from planner.layers.inference import Array
 from planner.search.milp import Program, Solved, solve
@@ -68,9 +69,27 @@ def mixture(
     if solved.values is None:
         return None, solved
     numbers = solved.values[counts].astype(int)
+    flows = {role: float(solved.values[joined[0]]) * top for role in ("prefill", "decode")}
+    numbers = _needed(rows, numbers, flows)
     parts = tuple(Part(rows[i][0], int(n)) for i, n in enumerate(numbers) if n)
     served = float(solved.values[alone[0]] + solved.values[joined[0]]) * top
     return _together(parts, served), solved
+
+
+def _needed(
+    rows: Sequence[tuple[Columns, float]], numbers: NDArray[np.int64], flows: Mapping[str, float]
+) -> NDArray[np.int64]:
+    """The counts without replicas that no request needs: a solver within its gap leaves some."""
+    found = numbers.copy()
+    worst = sorted(range(len(rows)), key=lambda i: rows[i][1] / float(rows[i][0].devices[0]))
+    for roles in (("prefill",), ("decode", "attention")):
+        group = [i for i in worst if rows[i][0].role in roles]
+        spare = sum(found[i] * rows[i][1] for i in group) - flows[roles[0]]
+        for i in group:
+            less = min(int(found[i]), int((spare + 1e-9) // rows[i][1])) if spare > 0.0 else 0
+            found[i] -= less
+            spare -= less * rows[i][1]
+    return found
 
 
 def _ratio(limits: Array, use: Array) -> Array:
