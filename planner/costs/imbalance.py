@@ -45,3 +45,28 @@ def distinct_experts(
     missed = np.log1p(-chosen)
     together = np.asarray(tokens, dtype=float)[..., np.newaxis] * missed
     return np.asarray(-np.expm1(together).sum(axis=-1))
+
+
+@term("max over g of load_g / mean over g of load_g", Ref("deepseek-ai/EPLB", "README, balance"))
+def balance(loads: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Load of the busiest device over the mean, from the loads of all, shape (...) of (..., G).
+
+    Without any load a layer is balanced.
+    """
+    mean = loads.mean(axis=-1)
+    return np.asarray(np.where(mean > 0, loads.max(axis=-1) / np.where(mean > 0, mean, 1.0), 1.0))
+
+
+@term(
+    "max over g of t(rows_g, experts_g)",
+    Ref("Janus, arXiv 2512.13525", "section 3, T_moe; by rows where those bind"),
+)
+def slowest(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Time of a layer's busiest device from those of all, which tokens or distinct experts bind.
+
+    Parameters
+    ----------
+    seconds : (..., G)
+        Time of every device for its own rows and distinct experts [s].
+    """
+    return np.asarray(seconds.max(axis=-1))
