@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from planner.errors import Infeasible, PlannerError
 
 if TYPE_CHECKING:
+    from planner.placement.plan import plan_placement
     from planner.results.plan import Plan
     from planner.results.ranking import Ranking
     from planner.results.saved import load
@@ -43,6 +44,7 @@ __all__ = [
     "list_clusters",
     "list_models",
     "load",
+    "plan_placement",
     "plan_serving",
     "plan_training",
 ]
@@ -59,6 +61,7 @@ _HOMES = {
     "list_clusters": "planner.specs.catalog",
     "list_models": "planner.specs.models_catalog",
     "load": "planner.results.saved",
+    "plan_placement": "planner.placement.plan",
     "plan_serving": "planner.serving.plan",
     "plan_training": "planner.training.plan",
 }

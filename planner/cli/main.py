@@ -23,6 +23,8 @@ from planner.errors import PlannerError
 COMMANDS = {
     "train": "Rank the ways to pre-train a model on a cluster, or cost one.",
     "serve": "Rank the ways to serve a model on machines, or cost one.",
+    "place": "Place experts on devices, with replicas, and say what that gains.",
+    "make-loads": "Make loads of a model's experts, skewed as published models are.",
     "explain": "Show why a plan of a result file takes its time.",
     "compare": "Show what makes the difference between two plans of a result file.",
     "show": "List the hardware, clusters, models, equations and axes, or describe one.",
@@ -65,7 +67,7 @@ class Commands(TyperGroup):
                 f"unknown command {cmd_name!r}{near(cmd_name, COMMANDS)}; expected one of"
                 f" {', '.join(COMMANDS)}."
             )
-        return get_command(import_module(f"planner.cli.{cmd_name}").app)
+        return get_command(import_module(f"planner.cli.{cmd_name.replace('-', '_')}").app)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The table of subcommands, without importing them."""

@@ -30,6 +30,8 @@ PROVED = 1e-4
 class Certificate:
     """What the solver did for the layers that had a gap."""
 
+    open: int
+    """Layers with a gap."""
     tried: int
     proved: int
     """Layers whose placement, the heuristic's or the solver's, is now proved within `PROVED`."""
@@ -81,7 +83,11 @@ def certify(
         if better is not None:
             improved += 1
             slots[layer] = better
-    return slots, bound, Certificate(tried, proved, improved, time.perf_counter() - start)
+    return (
+        slots,
+        bound,
+        Certificate(len(order), tried, proved, improved, time.perf_counter() - start),
+    )
 
 
 def certify_layer(

@@ -41,6 +41,12 @@ class Placed:
     bound: Floats
     certificate: Certificate | None = None
 
+    def copies(self, experts: int, devices: int) -> Ints:
+        """Replicas of every expert on every device, shape (L, E, G)."""
+        found = np.zeros((len(self.slots), experts, devices), dtype=np.int64)
+        np.add.at(found, (np.arange(len(found))[:, np.newaxis], self.slots, self.device), 1)
+        return found
+
 
 def even(slots: Ints, devices: int) -> Ints:
     """Device of every slot when each has as many, shape (L, S)."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.costs import kernels, topology
-from planner.errors import PlannerError
+from planner.errors import Infeasible, PlannerError
 from planner.placement.current import as_current
 from planner.placement.generate import SAME_DOMAIN
 from planner.placement.layer_time import PHASES, Work
@@ -25,6 +25,7 @@ from planner.specs.hardware import Cluster
 from planner.specs.model import ModelSpec
 from planner.specs.resolve import digest, resolve_cluster, resolve_model
 from planner.specs.workload import PRECISIONS, TrainingJob
+from planner.units import format_bytes
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -111,6 +112,8 @@ def resolve(
     known = as_loads(loads, found_model)
     slots = _slots(options, known.experts)
     work = _work(options, found_model, found_cluster)
+    if work is not None:
+        _check_memory(work, slots * len(known.layers) / devices)
     objective = options.objective or ("balance" if work is None else "time")
     if objective == "time" and work is None:
         raise PlannerError(
@@ -232,6 +235,22 @@ def _work(options: Options, model: ModelSpec | None, cluster: Cluster | None) ->
         model, spec, cluster, options.devices, phase, float(options.tokens),
         Widths(stored, computed), job,
     )  # fmt: skip
+
+
+def _check_memory(work: Work, held: float) -> None:
+    """Refuse experts that are more than a device's memory.
+
+    Raises
+    ------
+    Infeasible
+        With both numbers.
+    """
+    need, room = held * work.expert_bytes, work.cluster.accelerator.memory
+    if need > room:
+        raise Infeasible(
+            f"slots: found {held:g} experts of all layers on a device, {format_bytes(need)} of"
+            f" weights, expected at most the {format_bytes(room)} of a {work.cluster.name} device."
+        )
 
 
 def database(db: Iterable[str | Path]) -> tuple[str, ...]:
