@@ -23,6 +23,8 @@ Floats = NDArray[np.float64]
 
 DAYS = 32
 """Layers times days that the loss by drift is a mean over, at least."""
+WEATHER = 20260
+"""Seed of those days; loads generated from another seed must not drift along with themselves."""
 
 
 def times(work: Work, loads: Floats, placed: Placed) -> Floats:
@@ -141,11 +143,11 @@ def _drift(asked: Question, placed: Placed) -> Drift:
         asked.drift,
     )
     draws = -(-DAYS // len(table))
-    equal = float(drifted_balance(table, shares, deviation, draws).mean())
+    equal = float(drifted_balance(table, shares, deviation, draws, WEATHER).mean())
     split = equal
     hosted = shares > 0
     if (hosted.sum(axis=2) > 1).any():
-        days = drifted(table, deviation, draws).reshape(-1, table.shape[1])
+        days = drifted(table, deviation, draws, WEATHER).reshape(-1, table.shape[1])
         homes = np.tile(hosted, (draws, 1, 1))
         split = float(balance(device_loads(days, water_filled(days, homes))).mean())
     measured = asked.options.drift is None and asked.loads.drift is not None

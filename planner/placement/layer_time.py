@@ -81,16 +81,17 @@ def layer_seconds(work: Work, loads: Floats, shares: Floats, held: Floats) -> Fl
     by_device = device_loads(loads, shares)
     if work.phase == "training":
         return _training(work, balance(by_device))
-    return _inference(work, loads, shares, held, by_device)
+    return inference_seconds(work, loads, shares, held, by_device)
 
 
 @term(
     "max over g of t(rows_g, experts_g) + dispatch + combine",
     Ref("Janus, arXiv 2512.13525", "section 3, T_moe + T_comm of a layer"),
 )
-def _inference(
+def inference_seconds(
     work: Work, loads: Floats, shares: Floats, held: Floats, by_device: Floats
 ) -> Floats:
+    """The same of an inference step; ``by_device`` are the tokens of every device, (L, G)."""
     spec, hidden = work.spec, work.model.hidden
     run = Runtime(work.cluster.accelerator, work.net, hidden, work.widths, find_engine("generic"))
     dtype, stored = run.matrix

@@ -16,7 +16,7 @@ from planner.placement.eplb import eplb
 from planner.placement.packing import device_loads_of
 from planner.placement.recount import place
 from planner.placement.replicas import balance_bound, replica_counts
-from planner.placement.unequal import loads_of, place_unequal
+from planner.placement.unequal import place_unequal
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -82,12 +82,9 @@ def by_milp(loads: Floats, slots: int, devices: int, time_limit: float) -> Place
 
 def by_unequal(loads: Floats, devices: int, room: int) -> Placed:
     """Each expert once, in unequal numbers, within ``room`` for all layers."""
-    home = place_unequal(loads, devices, room)
+    home, bound = place_unequal(loads, devices, room)
     slots = np.argsort(home, axis=1, kind="stable")
     device = np.take_along_axis(home, slots, axis=1)
-    heaviest = loads.max(axis=1) / loads.mean(axis=1) * devices / loads.shape[1]
-    exact = balance(loads_of(loads, home, devices))
-    bound = np.minimum(np.maximum(1.0, heaviest), exact)
     return Placed("unequal", slots, device, bound)
 
 

@@ -25,8 +25,11 @@ GAIN = 1e-9
 """Least relative gain of a change, above rounding."""
 
 
-def place_unequal(loads: Floats, devices: int, room: int) -> Ints:
-    """Device of every expert, each on one device, shape (L, E).
+def place_unequal(loads: Floats, devices: int, room: int) -> tuple[Ints, Floats]:
+    """Device of every expert, each on one device, shape (L, E), and the bound, shape (L,).
+
+    Where all partitions are tried the best one without regard to memory is the bound, else the
+    heaviest expert is.
 
     Parameters
     ----------
@@ -47,8 +50,10 @@ def place_unequal(loads: Floats, devices: int, room: int) -> Ints:
             f" experts for {devices} devices, expected room for {layers * experts} and at least"
             " one expert a device."
         )
+    bound = np.maximum(1.0, loads.max(axis=1) / loads.mean(axis=1) * devices / experts)
     if experts <= FEW:
         parts = _best_partitions(loads, devices)
+        bound = balance(loads_of(loads, parts, devices))
     else:
         parts = np.array([_descended(load, devices) for load in loads])
     dealt, held = _dealt(parts, devices, room)
@@ -58,7 +63,7 @@ def place_unequal(loads: Floats, devices: int, room: int) -> Ints:
             break
         parts[layer] = _equal(loads[layer], devices)
         dealt, held = _dealt(parts, devices, room)
-    return dealt
+    return dealt, bound
 
 
 def loads_of(loads: Floats, device: Ints, devices: int) -> Floats:
