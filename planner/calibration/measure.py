@@ -1,8 +1,8 @@
 """Time the kernels of PyTorch on the GPU of this machine.
 
 Calls are captured in a CUDA graph, so that the host does not count, and cycle through copies of
-their operands that together exceed the cache, as the layers of a model do.  This is the only module
-that imports PyTorch, which is the user's own.
+their operands that together exceed the cache, as the layers of a model do.  PyTorch is the user's
+own and imported only in this folder.
 """
 
 from __future__ import annotations
