@@ -162,6 +162,11 @@ def _notes(asked: Question, placed: Placed, gap: Floats) -> tuple[str, ...]:
             f"layer {worst} is {gap.max():.1%} above its bound: more slots help where the packing"
             " cannot"
         )
+    if placed.slots.shape[1] < asked.slots:
+        found.append(
+            f"{placed.slots.shape[1]} of {asked.slots} slots are used: more replicas would only be"
+            " read for nothing"
+        )
     if asked.current is None:
         found.append("before is the contiguous placement without replicas")
     return tuple(found)

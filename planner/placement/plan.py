@@ -130,11 +130,14 @@ def _chosen(asked: Question) -> Placed:
     ):
         assert asked.transitions is not None and asked.net is not None
         best = methods.by_affinity(table, asked.transitions, best, asked.net, asked.objective)
-    elif options.method == "auto" and few and options.counts == "auto" and asked.current is None:
-        best = min(
-            (methods.by_unequal(table, devices, _room(asked)), best),
-            key=lambda one: _worth(asked, one),
-        )
+    elif options.method == "auto" and asked.current is None:
+        others = [best]
+        if few and options.counts == "auto":
+            others.append(methods.by_unequal(table, devices, _room(asked)))
+        least = -(-asked.loads.experts // devices) * devices
+        if asked.objective == "time" and least < slots:  # a replica may be one more to read
+            others.append(methods.by_lpt(table, least, devices))
+        best = min(others, key=lambda one: _worth(asked, one))
     return _settled(asked, best)
 
 

@@ -55,7 +55,7 @@ def summary(placement: Placement) -> str:
     if p.local_before is not None and p.local_after is not None:
         rows.append(("steps that stay", f"{p.local_before:.1%}", f"{p.local_after:.1%}"))
     lines = [
-        f"{asked['layers']} layers x {p.experts} experts in {asked['slots']} slots on"
+        f"{asked['layers']} layers x {p.experts} experts in {p.slots.shape[1]} slots on"
         f" {p.devices} devices: {p.method}, for {p.objective}",
         f"{'':32}{'before':>12}{'after':>12}",
         *(f"{name:32}{before:>12}{after:>12}" for name, before, after in rows),

@@ -95,6 +95,19 @@ def test_decode_time_grows_with_the_experts_of_the_busiest_device() -> None:
     assert (full > fair).all()
 
 
+def test_replicas_that_are_only_read_once_more_are_left_out() -> None:
+    loads = drawn(4, 8, 0.3)
+    step = {"model": "mixtral-8x7b-v0.1", "cluster": "dgx-h100"}
+    few, many = (
+        planner.plan_placement(loads, devices=4, slots=12, phase=phase, tokens=tokens, **step)
+        for phase, tokens in (("decode", 64), ("prefill", 8192))
+    )
+    assert few.slots.shape == (4, 8) and many.slots.shape == (4, 12)
+    assert few.layer_time_after_s is not None and few.layer_time_before_s is not None
+    assert few.layer_time_after_s <= few.layer_time_before_s * (1 + 1e-9)
+    assert any("8 of 12 slots are used" in note for note in few.notes)
+
+
 def test_tensorrt_llms_deepseek_r1() -> None:
     """EP32 at (max - mean) / mean = 1.56, then 288 slots on 36 devices: 0.115 an interval later."""
     model = find_model("deepseek-r1")
