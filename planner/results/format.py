@@ -55,9 +55,9 @@ def signed_percent(share: float) -> str:
 
 
 def assignments(configuration: Mapping[str, object]) -> str:
-    """A configuration as people type it.
+    """A configuration as people type it; what it does not have is left out.
 
     >>> assignments({"tp": 8, "pp": 4})
     'tp=8,pp=4'
     """
-    return ",".join(f"{axis}={value}" for axis, value in configuration.items())
+    return ",".join(f"{k}={v}" for k, v in configuration.items() if v is not None)

@@ -54,7 +54,8 @@ class Plan:
     """
 
     rank: int
-    configuration: Mapping[str, int | str]
+    configuration: Mapping[str, int | str | None]
+    """By the names of the axes; None where the plan has no such part."""
     metrics: Mapping[str, float | None]
     """By the names of ``definitions``; None where an input is missing (a price, a deadline)."""
     memory: Mapping[str, float]

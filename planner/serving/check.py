@@ -34,6 +34,8 @@ def checked(plan: Plan, found: Deployment, request: Request) -> Plan:
     """The plan with simulated times; a note says where it cannot be replayed."""
     if found.part("shared") is not None or found.part("attention") is not None:
         return _noted(plan, f"{found.architecture} is not simulated")
+    if request.asked.drafts:
+        return _noted(plan, "drafted tokens are not simulated")
     try:
         done = _replay(found, request)
     except Infeasible as error:

@@ -39,6 +39,8 @@ def plan_serving(
     activations: str | None = None,
     kv: str | None = None,
     prefix_hit: float = 0.0,
+    draft_tokens: int | None = None,
+    acceptance: float | None = None,
     memory_fraction: float | None = None,
     chunk: int | None = None,
     objective: str = "throughput",
@@ -89,6 +91,8 @@ def plan_serving(
         Datatypes; by default what the checkpoint says, else bf16.
     prefix_hit : float
         Part of the input that is in the prefix cache.
+    draft_tokens, acceptance : int, float
+        Tokens that every step drafts for a sequence, and the chance that one is right.
     memory_fraction, chunk : float, int
         Instead of the engine's.
     objective : str
@@ -135,6 +139,8 @@ def plan_serving(
         activations=activations,
         kv=kv,
         prefix_hit=prefix_hit,
+        draft_tokens=draft_tokens,
+        acceptance=acceptance,
         memory_fraction=memory_fraction,
         chunk=chunk,
         objective=objective,

@@ -36,6 +36,10 @@ class Question:
     """Input and output tokens of requests."""
     hit: float = 0.0
     """Part of the input that is in the prefix cache."""
+    drafts: float = 0.0
+    """Tokens that a step drafts for every sequence (speculative decoding, multi-token heads)."""
+    acceptance: float = 0.0
+    """Chance that a drafted token is the right one."""
     variation: float = 1.0
     """Coefficient of variation of the times between arrivals; 1 is Poisson's."""
     targets: Targets = Targets()
@@ -66,5 +70,12 @@ class Question:
         closed, alike = self.concurrency is not None, len(self.lengths.weight) == 1
         waves, fixed = WAVES if closed else np.inf, float(closed and alike)
         return Load(
-            self.isl * one, self.osl * one, concurrency, self.hit * one, waves * one, fixed * one
+            self.isl * one,
+            self.osl * one,
+            concurrency,
+            self.hit * one,
+            waves * one,
+            fixed * one,
+            self.drafts * one,
+            self.acceptance * one,
         )

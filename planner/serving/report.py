@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from planner.costs.imbalance import POPULARITY
-from planner.costs.tree import Cost, leaf, seq
+from planner.costs.queueing import accepted_tokens
+from planner.costs.tree import Cost, leaf, repeat, seq
 from planner.launch.engines import Server, express
 from planner.layers.inference import Array, Runtime, Step
 from planner.results.bands import UNLIKE, Band
@@ -79,24 +80,24 @@ DEFINITIONS: Mapping[str, Metric] = {
 
 COLUMNS = (
     Column("architecture", "architecture"),
-    Column("prefill_pool", "prefill on", optional=True, usual=""),
-    Column("prefill_replicas", "prefill", optional=True, usual=0),
-    Column("prefill_tp", "tp", optional=True, usual=0),
-    Column("prefill_attention_dp", "dp", optional=True, usual=0),
-    Column("prefill_ep", "ep", optional=True, usual=0),
-    Column("prefill_pp", "pp", optional=True, usual=0),
-    Column("pool", "on", optional=True, usual=""),
+    Column("prefill_pool", "prefill on", optional=True),
+    Column("prefill_replicas", "prefill", optional=True),
+    Column("prefill_tp", "tp", optional=True),
+    Column("prefill_attention_dp", "dp", optional=True),
+    Column("prefill_ep", "ep", optional=True),
+    Column("prefill_pp", "pp", optional=True),
+    Column("pool", "on", optional=True),
     Column("replicas", "replicas"),
     Column("tp", "tp"),
     Column("attention_dp", "dp", optional=True, usual=1),
     Column("ep", "ep", optional=True, usual=1),
     Column("pp", "pp", optional=True, usual=1),
-    Column("ffn_pool", "experts on", optional=True, usual=""),
-    Column("ffn_ep", "experts ep", optional=True, usual=0),
-    Column("ffn_tp", "tp", optional=True, usual=0),
-    Column("micro_batches", "m", optional=True, usual=0),
-    Column("prefill_share", "prefill %", optional=True, usual=0),
-    Column("mixture", "and", optional=True, usual=""),
+    Column("ffn_pool", "experts on", optional=True),
+    Column("ffn_ep", "experts ep", optional=True),
+    Column("ffn_tp", "tp", optional=True),
+    Column("micro_batches", "m", optional=True),
+    Column("prefill_share", "prefill %", optional=True),
+    Column("mixture", "and", optional=True),
     Column("batch", "batch"),
     Column("ttft", "TTFT"),
     Column("tpot", "TPOT"),
@@ -112,6 +113,7 @@ COLUMNS = (
 )
 
 
+DEGREES = ("tp", "attention_dp", "ep", "pp")
 SIMULATED = ("simulated_ttft", "simulated_ttft_p99", "simulated_tpot", "simulated_tpot_p99")
 
 
@@ -267,8 +269,12 @@ def _token(run: Runtime, model: ModelSpec, found: Deployment, asked: Question) -
     lanes = column.replica.split.attention_dp * column.replica.pp
     running = np.maximum(column.batch / lanes, 1.0)
     zero, one = np.zeros_like(running), np.ones_like(running)
-    step = Step(zero, one, zero, running, asked.isl + 0.5 * asked.osl * one, one)
+    checked = 1.0 + asked.drafts * one
+    step = Step(zero, one, zero, running, asked.isl + 0.5 * asked.osl * one, checked)
     alone = iteration(run, model, column.replica, step)
+    if asked.drafts:
+        yields = accepted_tokens(asked.acceptance, asked.drafts)
+        alone = repeat("steps a token", alone, 1.0 / yields * one)
     names = {"any": "prompts in between", "shared": "multiprocessors that prompts take"}
     name = names.get(column.role, "waiting for a batch")
     return [alone, leaf(name, found.tpot - alone.seconds, "idle")]
@@ -327,7 +333,7 @@ def _server(request: Request, part: Part, role: str) -> Server:
     )
 
 
-def configuration(found: Deployment, several: bool = False) -> dict[str, int | str]:
+def configuration(found: Deployment, several: bool = False) -> dict[str, int | str | None]:
     """Architecture, counts and layouts; the pools by name where there are several."""
     main, ahead = generating(found), found.part("prefill")
     others = [part for part in found.parts if part not in (main, ahead)]
@@ -335,27 +341,28 @@ def configuration(found: Deployment, several: bool = False) -> dict[str, int | s
         "architecture": found.architecture,
         "replicas": main.count,
         **layout("", main),
-        "pool": main.column.fleet.name if several else "",
-        "prefill_replicas": 0 if ahead is None else ahead.count,
-        **layout("prefill_", ahead),
-        "prefill_pool": ahead.column.fleet.name if several and ahead is not None else "",
+        "pool": main.column.fleet.name if several else None,
+        "prefill_replicas": None if ahead is None else ahead.count,
+        **({f"prefill_{n}": None for n in DEGREES} if ahead is None else layout("prefill_", ahead)),
+        "prefill_pool": ahead.column.fleet.name if several and ahead is not None else None,
         **_experts(main),
-        "prefill_share": round(100.0 * float(main.column.share[0])),
-        "same_node": int(found.same_node),
-        "mixture": ", ".join(map(_told, others)),
+        "prefill_share": round(100.0 * float(main.column.share[0])) or None,
+        "same_node": int(found.same_node) if ahead is not None else None,
+        "mixture": ", ".join(map(_told, others)) or None,
     }
 
 
-def _experts(part: Part) -> dict[str, int | str]:
-    """The experts' pool of a unit; zeros where there is none."""
+def _experts(part: Part) -> dict[str, int | str | None]:
+    """The experts' pool of a unit; None where there is none."""
     names = ("ffn_ep", "ffn_tp", "micro_batches")
     experts = part.column.experts
     if experts is None:
-        return dict.fromkeys(names, 0) | {"ffn_pool": ""}
+        return dict.fromkeys((*names, "ffn_pool"))
     unit = experts.unit
     values = (unit.ep, unit.expert_tp, unit.micro_batches)
-    other = experts.fleet.name if experts.fleet is not part.column.fleet else ""
-    return {k: int(v[0]) for k, v in zip(names, values, strict=True)} | {"ffn_pool": other}
+    other = experts.fleet.name if experts.fleet is not part.column.fleet else None
+    found: dict[str, int | str | None] = {"ffn_pool": other}
+    return found | {k: int(v[0]) for k, v in zip(names, values, strict=True)}
 
 
 def _told(part: Part) -> str:
@@ -364,11 +371,9 @@ def _told(part: Part) -> str:
     return f"{part.count} {part.column.role} {sizes} on {part.column.fleet.name}"
 
 
-def layout(prefix: str, part: Part | None) -> dict[str, int]:
-    """Degrees of a part by name; zeros where there is none."""
-    names = ("tp", "attention_dp", "ep", "pp")
-    if part is None:
-        return {prefix + name: 0 for name in names}
+def layout(prefix: str, part: Part) -> dict[str, int]:
+    """Degrees of a part by name."""
+    names = DEGREES
     replica = part.column.replica
     degrees = (replica.split.tp, replica.split.attention_dp, replica.split.ep, replica.pp)
     return {prefix + name: int(one[0]) for name, one in zip(names, degrees, strict=True)}

@@ -55,6 +55,8 @@ class Options:
     activations: str | None = None
     kv: str | None = None
     prefix_hit: float = 0.0
+    draft_tokens: int | None = None
+    acceptance: float | None = None
     memory_fraction: float | None = None
     chunk: int | None = None
     objective: str = "throughput"
@@ -104,13 +106,11 @@ def resolve(
     fleets = tuple(_fleets(cluster, options, found.hidden, widths, engine))
     whole = options.max_devices is None and not options.pools
     budget = math.inf if options.budget is None else options.budget
-    means = Means(
-        fleets, budget, whole and options.budget is None, options.max_devices is not None
-    )
+    means = Means(fleets, budget, whole and options.budget is None, options.max_devices is not None)
     if options.budget is not None or options.objective == "price":
         _need_prices(fleets, "--budget" if options.budget is not None else "objective 'price'")
     asked = _question(options, means)
-    names = tuple(ARCHITECTURES) if options.architecture == "any" else (options.architecture,)
+    names = _architectures(options)
     record = {
         "model": found.name if isinstance(model, ModelSpec) else str(model),
         "cluster": _name(cluster),
@@ -130,6 +130,19 @@ def resolve(
         },
     }
     return Request(options, found, means, asked, engine, widths, names, record)
+
+
+def _architectures(options: Options) -> tuple[str, ...]:
+    """Those that are asked for; drafts are not modelled on separate pools of experts."""
+    known = [name for name in ARCHITECTURES if not options.draft_tokens or name != "attention-ffn"]
+    if options.architecture == "any":
+        return tuple(known)
+    if options.architecture not in known:
+        raise PlannerError(
+            f"--draft-tokens: found with architecture {options.architecture}, which has no model of"
+            f" drafts; expected one of {', '.join(known)}."
+        )
+    return (options.architecture,)
 
 
 def _name(cluster: str | Path | Cluster | None) -> str | None:
@@ -162,15 +175,27 @@ def _question(options: Options, means: Means) -> Question:
     limits = (options.ttft, options.tpot, options.end_to_end)
     return Question(
         lengths,
-        options.prefix_hit,
-        variation,
-        Targets(*(math.inf if limit is None else limit for limit in limits)),
-        None if share is None else share / 100.0,
-        options.rate,
-        None if options.concurrency is None else float(options.concurrency),
+        hit=options.prefix_hit,
+        drafts=float(options.draft_tokens or 0),
+        acceptance=_acceptance(options),
+        variation=variation,
+        targets=Targets(*(math.inf if limit is None else limit for limit in limits)),
+        percentile=None if share is None else share / 100.0,
+        rate=options.rate,
+        concurrency=None if options.concurrency is None else float(options.concurrency),
         whole=means.whole,
         fixed=options.fixed,
     )
+
+
+def _acceptance(options: Options) -> float:
+    """Chance that a draft is accepted; drafts and it belong together."""
+    if (options.draft_tokens is None) != (options.acceptance is None):
+        raise PlannerError("--draft-tokens: expected it and --acceptance, or neither.")
+    found = options.acceptance or 0.0
+    if not 0.0 <= found <= 1.0:
+        raise PlannerError(f"acceptance: found {found!r}, expected a share up to 1.")
+    return found
 
 
 def _traffic(options: Options) -> tuple[Lengths, float]:
@@ -269,7 +294,7 @@ def _check_words(options: Options) -> None:
 
 
 def _check_numbers(options: Options) -> None:
-    whole = ("devices", "max_devices", "isl", "osl", "concurrency", "chunk", "top")
+    whole = ("devices", "max_devices", "isl", "osl", "concurrency", "chunk", "top", "draft_tokens")
     if options.variation is not None and not 0.0 <= options.variation < math.inf:
         raise PlannerError(f"variation: found {options.variation!r}, expected 0 or more.")
     real = ("ttft", "tpot", "end_to_end", "percentile", "rate", "price", "budget", "measured")

@@ -49,8 +49,8 @@ def reopened(ranking: Ranking) -> Ranking:
 
 def _only(request: Request, plan: Plan) -> Request:
     """The request with every axis fixed to the plan's."""
-    axes = {name: plan.configuration[name] for name in SERVING_AXES if name in plan.configuration}
-    fixed = {name: (int(value),) for name, value in axes.items() if int(value) > 0}
+    values = ((name, plan.configuration.get(name)) for name in SERVING_AXES)
+    fixed = {name: (int(value),) for name, value in values if value is not None}
     name = str(plan.configuration["architecture"])
     asked = replace(request.asked, fixed=fixed)
     return replace(request, asked=asked, architectures=(name,))
