@@ -12,6 +12,7 @@ from planner.costs.topology import Network
 from planner.placement.affinity import distances
 from planner.placement.affinity_slots import near
 from planner.placement.certificate import PROVED, Certificate, certify
+from planner.placement.coactivation import company, gather
 from planner.placement.eplb import eplb
 from planner.placement.packing import device_loads_of
 from planner.placement.recount import place
@@ -95,6 +96,28 @@ def by_affinity(
     distance = distances(net, "bytes" if objective == "bytes" else "hops")
     found = near(transitions, loads, start.slots, distance, AFFINITY_LIMIT)
     return Placed("affinity", found, even(found, net.devices), start.bound)
+
+
+def by_company(loads: Floats, routing: Ints, start: Placed, net: Network) -> Placed:
+    """Experts that accompany each other to one node, then the devices of each node balanced.
+
+    Every expert has one replica; ``start`` is packed for balance.
+    """
+    layers, experts = loads.shape
+    size = net.domains[net.scale_up]
+    nodes = net.devices // size
+    together = np.array([company(one, experts) for one in routing])
+    home = np.empty((layers, experts), dtype=np.int64)
+    np.put_along_axis(home, start.slots, start.device // size, axis=1)
+    group = gather(together, loads, home, AFFINITY_LIMIT)
+    members = np.argsort(group, axis=1, kind="stable").reshape(layers, nodes, -1)
+    parts = []
+    for node in range(nodes):
+        own = members[:, node]
+        inside, _ = place(np.take_along_axis(loads, own, axis=1), own.shape[1], size)
+        parts.append(np.take_along_axis(own, inside, axis=1))
+    found = np.concatenate(parts, axis=1)
+    return Placed("coactivation", found, even(found, net.devices), start.bound)
 
 
 def told(certificate: Certificate | None, layers: int) -> tuple[str, ...]:

@@ -70,7 +70,9 @@ def plan_placement(
         What a step is: ``decode`` (default), ``prefill`` or ``training`` of so many tokens a
         device.  Without a model there are no times, and the objective is balance.
     objective
-        ``balance``, ``time`` (default with a model), ``hops`` or ``bytes``.
+        ``balance``, ``time`` (default with a model), ``hops`` from one layer to the next, or
+        ``bytes``: those of a layer's dispatch where the tokens are known and experts have no
+        replicas (experts that accompany each other share a node), else of the steps between layers.
     method
         ``auto``, ``eplb``, ``lpt``, ``milp`` or ``affinity``.
     counts
@@ -128,8 +130,7 @@ def _chosen(asked: Question) -> Placed:
     if options.method == "affinity" or (
         options.method == "auto" and asked.objective in ("hops", "bytes")
     ):
-        assert asked.transitions is not None and asked.net is not None
-        best = methods.by_affinity(table, asked.transitions, best, asked.net, asked.objective)
+        best = _near(asked, best)
     elif options.method == "auto" and asked.current is None:
         others = [best]
         if few and options.counts == "auto":
@@ -139,6 +140,18 @@ def _chosen(asked: Question) -> Placed:
             others.append(methods.by_lpt(table, least, devices))
         best = min(others, key=lambda one: _worth(asked, one))
     return _settled(asked, best)
+
+
+def _near(asked: Question, start: Placed) -> Placed:
+    """Experts brought near those that follow them or, to save bytes, accompany them."""
+    net, table, routing = asked.net, asked.loads.counts, asked.loads.routing
+    assert net is not None
+    single = start.slots.shape[1] == asked.loads.experts
+    apart = net.devices > net.domains[net.scale_up]
+    if asked.objective == "bytes" and routing is not None and single and apart:
+        return methods.by_company(table, routing, start, net)
+    assert asked.transitions is not None
+    return methods.by_affinity(table, asked.transitions, start, net, asked.objective)
 
 
 def _worth(asked: Question, placed: Placed) -> float:

@@ -15,6 +15,7 @@ from planner.costs.imbalance import balance
 from planner.errors import Infeasible, PlannerError
 from planner.placement.generate import PRESETS, capped, generate
 from planner.placement.layer_time import layer_seconds
+from planner.placement.loads import check_loads
 from planner.placement.packing import device_loads_of
 from planner.placement.question import Options, resolve
 from planner.placement.report import heat_map, summary, table
@@ -177,6 +178,24 @@ def test_affinity_keeps_more_steps_local_at_little_balance() -> None:
     assert found.local_after is not None and plain.local_after is not None
     assert found.local_after > plain.local_after
     assert found.balance_after <= 1.021
+
+
+def test_bytes_fall_where_experts_that_accompany_each_other_share_a_node() -> None:
+    random = np.random.default_rng(0)
+    half = random.random((2, 2000, 32)).argsort(axis=2)[:, :, :8]  # 8 of 32 experts
+    routing = 2 * half + random.integers(0, 2, (1, 2000, 1))  # all even, or all odd
+    counts = [np.bincount(one.ravel(), minlength=64) for one in routing]
+    loads = check_loads(counts, where="loads", routing=routing)
+    step = {**STEP, "tokens": 4096, "phase": "prefill", "devices": 16}
+    plain = planner.plan_placement(loads, objective="balance", method="lpt", **step)
+    found = planner.plan_placement(loads, objective="bytes", **step)
+    assert found.method == "coactivation"
+    assert plain.bytes_by_tier is not None and found.bytes_by_tier is not None
+    reached = {name: 2.0 * p.bytes_by_tier["fabric"] / (4096 * 2048)  # type: ignore[index]
+               for name, p in (("plain", plain), ("found", found))}  # fmt: skip
+    assert reached["plain"] > 1.95  # nearly every token needs both nodes
+    assert reached["found"] == pytest.approx(1.0)
+    assert found.balance_after <= 1.05 * plain.balance_after
 
 
 def test_a_current_placement_moves_little() -> None:

@@ -134,8 +134,11 @@ def test_the_same_program_has_the_same_answer() -> None:
     assert (first.values == second.values).all()
 
 
-def test_highs_is_preferred_where_it_is_installed() -> None:
+def test_highs_is_preferred_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert available() == "HiGHS"
+    monkeypatch.setattr("planner.search.milp.find_spec", lambda name: None)
+    assert available() == "CBC"
+    assert knapsack().solver == "CBC"
 
 
 def test_nothing_is_written_to_stdout() -> None:
