@@ -16,6 +16,7 @@ from planner.placement.layer_time import Work, dispatched, layer_seconds
 from planner.placement.methods import Placed
 from planner.placement.movement import Movement, movement
 from planner.placement.question import Question
+from planner.placement.reads import Reads, busiest_reads
 from planner.placement.result import Drift, LayerResult, Placement
 from planner.placement.splitting import device_loads, equal_shares, water_filled
 
@@ -108,6 +109,7 @@ def described(asked: Question, placed: Placed, started: float) -> Placement:
         ),
         layer_time_before_s=None if before.seconds is None else float(before.seconds.mean()),
         layer_time_after_s=None if after.seconds is None else float(after.seconds.mean()),
+        reads=_reads(asked, placed),
         bytes_by_tier=after.tiers,
         bytes_by_tier_before=before.tiers,
         hops_before=before.hops,
@@ -152,6 +154,16 @@ def _drift(asked: Question, placed: Placed) -> Drift:
         split = float(balance(device_loads(days, water_filled(days, homes))).mean())
     measured = asked.options.drift is None and asked.loads.drift is not None
     return Drift(deviation, measured, equal, min(split, equal))
+
+
+def _reads(asked: Question, placed: Placed) -> Reads | None:
+    """Experts that a decode step reads."""
+    work = asked.work
+    if work is None or work.phase != "decode":
+        return None
+    shares = equal_shares(placed.copies(asked.loads.experts, asked.devices))
+    tokens = work.tokens * work.devices
+    return busiest_reads(asked.loads.counts, shares, tokens, work.spec.top_k)
 
 
 def _notes(asked: Question, placed: Placed, gap: Floats) -> tuple[str, ...]:

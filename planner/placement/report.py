@@ -62,6 +62,11 @@ def summary(placement: Placement) -> str:
         f"bound {p.bound:.4f}, gap {p.gap:.2%} on average, {p.worst_gap:.2%} at worst",
         _drift(placement),
     ]
+    if p.reads is not None:
+        lines.append(
+            f"a step reads {p.reads.split:.1f} experts on the busiest device,"
+            f" {p.reads.scheduled:.1f} with one replica of each"
+        )
     if p.moved_experts is not None:
         size = "" if p.moved_bytes is None else f", {format_bytes(p.moved_bytes)}"
         took = "" if p.move_time_s is None else f" in {format_time(p.move_time_s)}"

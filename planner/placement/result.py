@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from planner.errors import PlannerError
 from planner.placement.certificate import Certificate
 from planner.placement.export import export_text
+from planner.placement.reads import Reads
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -73,6 +74,8 @@ class Placement:
     by_layer: tuple[LayerResult, ...] = field(repr=False)
     layer_time_before_s: float | None
     layer_time_after_s: float | None
+    reads: Reads | None
+    """Experts that the busiest device reads in a decode step."""
     bytes_by_tier: Mapping[str, float] | None
     """What a device sends over each tier in one layer's dispatch [B]."""
     bytes_by_tier_before: Mapping[str, float] | None
@@ -127,6 +130,7 @@ class Placement:
             "inputs": dict(self.inputs),
             **{name: getattr(self, name) for name in names},
             "drift": asdict(self.drift),
+            "reads": None if self.reads is None else asdict(self.reads),
             "certificate": None if self.certificate is None else asdict(self.certificate),
             "notes": list(self.notes),
             "seconds": self.seconds,

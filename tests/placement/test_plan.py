@@ -109,6 +109,16 @@ def test_replicas_that_are_only_read_once_more_are_left_out() -> None:
     assert any("8 of 12 slots are used" in note for note in few.notes)
 
 
+def test_one_replica_a_step_reads_fewer_experts() -> None:
+    found = planner.plan_placement(drawn(16), devices=16, slots=96, **{**STEP, "method": "lpt"})
+    assert found.reads is not None
+    assert 1.0 <= found.reads.scheduled < found.reads.split <= 6.0
+    alone = planner.plan_placement(drawn(16), devices=16, slots=64, **{**STEP, "method": "lpt"})
+    assert alone.reads is not None and alone.reads.scheduled == alone.reads.split
+    prefill = planner.plan_placement(drawn(16), devices=16, **{**STEP, "phase": "prefill"})
+    assert prefill.reads is None
+
+
 def test_tensorrt_llms_deepseek_r1() -> None:
     """EP32 at (max - mean) / mean = 1.56, then 288 slots on 36 devices: 0.115 an interval later."""
     model = find_model("deepseek-r1")
