@@ -37,6 +37,30 @@ def layer_period(
     return np.asarray(np.maximum(micro_batches * slowest, chain))
 
 
+@term(
+    "T = c + (m - 1) t + (L - 1) max(m t, c); c + t (m L - 1) where m t >= c",
+    Ref(MEGASCALE, "eq. 5, T_total; for any m"),
+)
+def whole_step(
+    layers: Seconds,
+    micro_batches: Seconds,
+    attention: Seconds,
+    dispatch: Seconds,
+    experts: Seconds,
+    combine: Seconds,
+) -> NDArray[np.float64]:
+    """Time of ``L`` layers of all micro-batches that begin together, on empty pools ``(n,)`` [s].
+
+    ``c`` is the round of one micro-batch and ``t`` the slowest station.  Decoding does not drain
+    between tokens, so that a step of the steady state is ``L`` periods; this one is longer by what
+    filling takes.
+    """
+    slowest = np.maximum(np.maximum(attention, experts), np.maximum(dispatch, combine))
+    chain = np.asarray(attention) + dispatch + experts + combine
+    period = layer_period(micro_batches, attention, dispatch, experts, combine)
+    return np.asarray(chain + (micro_batches - 1.0) * slowest + (layers - 1.0) * period)
+
+
 @term("m >= 2 (1 + t_c / t_f)", Ref(MEGASCALE, "eq. 3"))
 def fewest_micro_batches(stage: Seconds, transfer: Seconds) -> NDArray[np.float64]:
     """Micro-batches that keep both pools busy; stages and transfers of equal time [s].
@@ -52,7 +76,7 @@ def fewest_micro_batches(stage: Seconds, transfer: Seconds) -> NDArray[np.float6
 @term("idle = 1 - m t / period", Ref(MEGASCALE, "section 4.1"))
 def idle_share(micro_batches: Seconds, stage: Seconds, period: Seconds) -> NDArray[np.float64]:
     """Part of the time in which a pool whose stage takes ``stage`` [s] waits ``(n,)``."""
-    return np.asarray(1.0 - micro_batches * np.asarray(stage) / period)
+    return np.asarray(np.maximum(1.0 - micro_batches * np.asarray(stage) / period, 0.0))
 
 
 @term(

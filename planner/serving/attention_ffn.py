@@ -1,50 +1,47 @@
 """Decoding with attention and experts on separate pools: MegaScale-Infer, Janus, Step-3.
 
 A unit is ``copies`` attention replicas of ``tp`` devices and one pool of experts.  Attention holds
-the caches, shared experts, dense layers and the vocabulary; the experts' pool holds nothing else.
-Sources: arXiv 2504.02263 (ping-pong), 2512.13525 (one copy of a token to a node, bound by distinct
-experts), 2507.19427 (three stages).
+the caches, dense layers and the vocabulary; the experts' pool holds nothing else.
+Sources: arXiv 2504.02263 (ping-pong, M2N), 2512.13525 (bound by distinct experts, messages of whole
+nodes), 2507.19427 (three stages, shared experts with the others).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.costs import collectives
 from planner.costs.kernels import OPERAND_BYTES
-from planner.costs.ping_pong import layer_period
-from planner.costs.tree import Cost
-from planner.layers.inference import (
-    Array,
-    Runtime,
-    Split,
-    Step,
-    experts_cost,
-    head_cost,
-    layer_cost,
-    mixer_cost,
+from planner.costs.m2n import Wire
+from planner.costs.ping_pong import idle_share, layer_period
+from planner.layers.inference import Array, Runtime, Split, Step, head_cost
+from planner.layers.pools import (
+    attention_half,
+    exchange,
+    experts_half,
+    gather_seconds,
+    spread_seconds,
 )
 from planner.serving.fleet import Fleet
-from planner.serving.iteration import Replica
-from planner.serving.memory import memory, sequence_bytes
-from planner.serving.transfer import Link
-from planner.specs.model import Layer, MixtureOfExperts, ModelSpec
+from planner.serving.iteration import STEP_LAYERS, Replica
+from planner.serving.memory import CONTEXT, memory, sequence_bytes
+from planner.serving.space import fast_domain
+from planner.serving.transfer import Link, link_between, link_inside
+from planner.specs.model import DenseFeedForward, Layer, MixtureOfExperts, ModelSpec
 
 Fixed = Mapping[str, Sequence[int]]
 
 MICRO_BATCHES = (1, 2, 3, 4)
 """Micro-batches in flight that are tried; four at most (2504.02263, N_m)."""
-GRID = 2.0 ** (np.arange(0, 85) / 4.0)
-"""Tokens at which the experts' time is evaluated; those between are interpolated, to 1 % or so."""
-BIG = 2.0**30
-"""More than any number of sequences, so that a sum names a pair."""
-DISPATCH, COMBINE = 1.0, 2.0
-"""Bytes of an element on the way to the experts (8 bits) and back (16)."""
+HALF = 0.5
+"""Part of a layer's kernels, and of the gaps between them, that each pool has; assumed."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +80,8 @@ class State:
     tpot: Array
     idle_attention: Array
     idle_ffn: Array
+    idle_network: Array
+    """Of the busier direction."""
 
 
 def expert_layers(model: ModelSpec) -> dict[Layer, int]:
@@ -102,98 +101,132 @@ def evaluate(
     batch: Array,
     tokens: float,
 ) -> State:
-    """Decode step of units with ``batch`` sequences of ``tokens`` context in all micro-batches."""
-    first, second = fleets[0].run, fleets[1].run
-    each = batch / (unit.micro_batches * unit.copies)
-    _, first_of, at = np.unique(unit.tp * BIG + each, return_index=True, return_inverse=True)
-    tp, own = unit.tp[first_of], each[first_of]
-    step = _step(own, tokens)
-    split = Split(tp, np.ones_like(tp), np.ones_like(tp), tp)
-    alone = np.zeros_like(own)
-    period, busy, worked = np.zeros_like(batch), np.zeros_like(batch), np.zeros_like(batch)
-    m = unit.micro_batches
-    for layer, count in Counter(model.layers).items():
-        spec = layer.feedforward
-        if not isinstance(spec, MixtureOfExperts):
-            alone = alone + count * np.asarray(layer_cost(first, layer, split, step).seconds)
-            continue
-        attention = _attention(first, layer, spec, split, step)[at]
-        experts = _experts(second, spec, unit, batch / m)
-        there, back = _transfers(link, spec, first.hidden, unit, each, second.net.domains[0])
-        one = layer_period(m, attention, there, experts, back)
-        period, busy = period + count * one, busy + count * m * attention
-        worked = worked + count * m * experts
-    alone = alone + np.asarray(head_cost(first, model.vocab, split, own).seconds)
-    host = first.engine.step + first.engine.token * each
-    ends = m * alone[at] + host
-    tpot = period + ends
-    return State(tpot, 1.0 - (busy + ends) / tpot, 1.0 - worked / tpot)
+    """Decode step of units with ``batch`` sequences of ``tokens`` context in all micro-batches.
 
-
-def _step(running: Array, tokens: float) -> Step:
-    zero, one = np.zeros_like(running), np.ones_like(running)
-    return Step(zero, one, zero, running, tokens * one, one)
-
-
-def _attention(
-    run: Runtime, layer: Layer, spec: MixtureOfExperts, split: Split, step: Step
-) -> Array:
-    """The attention half of a layer: mixer, router, shared experts and their sum over TP [s]."""
-    rest = experts_cost(run, spec, split, step.tokens)
-    kept = [part for part in rest.children if part.name not in ("experts", "dispatch tokens")]
-    mixer = np.asarray(mixer_cost(run, layer.attention, split, step).seconds)
-    return np.asarray(reduce(np.add, (np.asarray(part.seconds) for part in kept), mixer))
-
-
-def _experts(run: Runtime, spec: MixtureOfExperts, unit: Unit, tokens: Array) -> Array:
-    """The routed experts of a layer for ``tokens``, bound by the busiest rank [s]."""
-    found = np.zeros_like(tokens)
-    bare = replace(spec, shared_width=0, dense_width=0)
-    for ep, ways in np.unique(np.stack([unit.ep, unit.expert_tp], axis=1), axis=0):
-        rows = np.flatnonzero((unit.ep == ep) & (unit.expert_tp == ways))
-        one = np.ones_like(GRID)
-        split = Split(one, one, ep * one, ways * one)
-        cost = _named(experts_cost(run, bare, split, GRID), "experts")
-        seconds = np.asarray(cost.seconds) + np.zeros_like(GRID)
-        within = run.all_reduce("", ways * one, 2.0 * GRID * run.hidden / ep)
-        seconds = seconds + np.asarray(within.seconds)
-        found[rows] = np.exp(np.interp(np.log(tokens[rows]), np.log(GRID), np.log(seconds)))
-    return found
-
-
-def _named(cost: Cost, name: str) -> Cost:
-    return next(part for part in cost.children if part.name == name)
-
-
-def _transfers(
-    link: Link, spec: MixtureOfExperts, hidden: int, unit: Unit, each: Array, node: int
-) -> tuple[Array, Array]:
-    """Time to the experts and back for one micro-batch [s].
-
-    A token goes once to every node of the experts' pool that has one of its experts, and on inside
-    the node; the devices of a replica share the sending, those of the pool the receiving.
+    Both halves are found once for each of their own sizes, then the candidates are composed.
+    Embedding, logits and layers without experts are the attention pool's alone.  ``link`` joins the
+    pools; where their clusters differ, each end has the bandwidth of its own network.
     """
-    nodes = np.ceil(unit.ffn / node)
-    reached = nodes * (1.0 - (1.0 - 1.0 / nodes) ** spec.top_k)
-    width = spec.expert_hidden(hidden)
-    sent = each * reached * width / unit.tp
-    received = each * unit.copies * reached * width / unit.ffn
-    most = np.maximum(sent, received) / link.bandwidth
-    hops = 1.0 + (~np.asarray(link.inside) & (unit.ffn > 1))
-    start = link.latency * hops
-    return start + DISPATCH * most, start + COMBINE * most
+    runs = fleets[0].run, fleets[1].run
+    m = unit.micro_batches
+    together = np.round(batch / m, 9)  # so that equal sizes are found to be equal
+    each = np.round(batch / (m * unit.copies), 9)
+    wire = _wire(fleets, link, unit)
+    kinds = expert_layers(model)
+    specs = [cast(MixtureOfExperts, layer.feedforward) for layer in kinds]
+    alone, *attention = _once(partial(_attention, runs[0], model, tokens), unit.tp, each)
+    period = busy = m * alone
+    worked, sent = np.zeros_like(batch), np.zeros_like(batch)
+    split = Split(unit.tp, unit.copies, unit.ep, unit.expert_tp)
+    moved = {}
+    for spec in set(specs):
+        experts, shown, added = _once(
+            partial(_experts, runs, spec), unit.ep, unit.expert_tp, together
+        )
+        (first,) = _once(partial(_gather, runs, spec), unit.tp, unit.copies, each)
+        inside = first + shown, added
+        moved[spec] = experts, *exchange(runs, spec, split, each, wire, inside)
+    for own, spec, count in zip(attention, specs, kinds.values(), strict=True):
+        experts, there, back = moved[spec]
+        period = period + count * layer_period(m, own, there, experts, back)
+        busy, worked = busy + count * m * own, worked + count * m * experts
+        sent = sent + count * m * np.maximum(there, back)
+    return State(period, *(idle_share(1.0, part, period) for part in (busy, worked, sent)))
+
+
+def _once(function: Callable[..., Array], *keys: Array) -> Array:
+    """``function`` of the keys ``(n,)``, evaluated once for every different row of them."""
+    codes = np.zeros(len(keys[0]), dtype=np.int64)
+    for key in keys:
+        values, code = np.unique(key, return_inverse=True)
+        codes = codes * len(values) + code
+    _, first, where = np.unique(codes, return_index=True, return_inverse=True)
+    return np.asarray(function(*(key[first] for key in keys))[:, where])
+
+
+def _attention(run: Runtime, model: ModelSpec, context: float, tp: Array, running: Array) -> Array:
+    """What the attention pool does for a micro-batch of ``running`` on every copy [s].
+
+    Rows: all that is its alone, then the attention half of each kind of layer with experts.
+    """
+    zero, one = np.zeros_like(running), np.ones_like(running)
+    step, split = Step(zero, one, zero, running, context * one, one), Split(tp, one, one, tp)
+    gap = run.engine.step / STEP_LAYERS
+    head = head_cost(run, model.vocab, split, running).seconds
+    alone = head + run.moved("embedding", 4.0 * running * model.hidden).seconds
+    alone = alone + run.engine.token * running
+    halves = []
+    for layer, count in Counter(model.layers).items():
+        seconds = attention_half(run, layer, split, step).seconds
+        if isinstance(layer.feedforward, MixtureOfExperts):
+            halves.append(np.asarray(seconds + HALF * gap))
+        else:
+            alone = alone + count * (seconds + gap)
+    return np.array([np.asarray(alone), *halves])
+
+
+def _experts(
+    runs: tuple[Runtime, Runtime], spec: MixtureOfExperts, ep: Array, ways: Array, tokens: Array
+) -> Array:
+    """Rows: the experts of a micro-batch, and what their nodes do before and after them [s]."""
+    one, run = np.ones_like(ep), runs[1]
+    split = Split(one, one, ep, ways)
+    seconds = np.asarray(experts_half(run, spec, split, tokens).seconds)
+    gap = HALF * run.engine.step / STEP_LAYERS
+    return np.array([seconds + gap, *spread_seconds(runs, spec, split, tokens)])
+
+
+def _gather(
+    runs: tuple[Runtime, Runtime], spec: MixtureOfExperts, tp: Array, copies: Array, running: Array
+) -> Array:
+    """The one row of what attention nodes do before tokens leave [s]."""
+    one = np.ones_like(tp)
+    return gather_seconds(runs, spec, Split(tp, copies, one, one), running)[np.newaxis]
+
+
+def _wire(fleets: tuple[Fleet, Fleet], link: Link, unit: Unit) -> Wire:
+    """The network between the pools of every unit: the fast domain where one holds both."""
+    first, second = fleets
+    ends = [link, link]
+    if first.cluster != second.cluster:
+        ends = [link_between(fleet, fleet) for fleet in fleets]
+    far = Wire(ends[0].bandwidth, ends[1].bandwidth, link.latency, collectives.POST)
+    if first is not second:
+        return far
+    near, devices = link_inside(first), unit.attention + unit.ffn
+    small = devices <= fast_domain(first.cluster)
+    return Wire(
+        np.where(small, near.bandwidth, far.first),
+        np.where(small, near.bandwidth, far.second),
+        np.where(small, near.latency, far.latency),
+        np.where(devices <= first.cluster.devices_per_node, 0.0, far.post),
+    )
 
 
 def weights(fleets: tuple[Fleet, Fleet], model: ModelSpec, unit: Unit) -> tuple[Array, Array]:
-    """Bytes of weights on a device of each pool."""
-    stored = OPERAND_BYTES[fleets[0].run.widths.weights]
-    routed = sum(
-        float(count * layer.feedforward.experts * layer.feedforward.expert_parameters(model.hidden))
-        for layer, count in expert_layers(model).items()
-        if isinstance(layer.feedforward, MixtureOfExperts)
-    )
-    held = memory(fleets[0].run, model, _replica(unit)).weights
-    return held - stored * routed / unit.tp, stored * routed / unit.ffn
+    """Bytes of weights on a device of each pool; every rank of experts has the shared ones."""
+    own = memory(fleets[0].run, _without_experts(model), _replica(unit)).weights
+    stored = OPERAND_BYTES[fleets[1].run.widths.weights]
+    routed = shared = 0.0
+    for layer, count in expert_layers(model).items():
+        spec = cast(MixtureOfExperts, layer.feedforward)
+        routed += count * spec.experts * spec.expert_parameters(model.hidden)
+        always = DenseFeedForward(spec.shared_width + spec.dense_width, spec.gated)
+        shared += count * always.parameters(model.hidden)
+    return own, stored * (routed / unit.ffn + shared / unit.expert_tp)
+
+
+def _without_experts(model: ModelSpec) -> ModelSpec:
+    """The model with experts of no width, so that mixers, routers and dense layers are left."""
+
+    def without(layer: Layer) -> Layer:
+        spec = layer.feedforward
+        if not isinstance(spec, MixtureOfExperts):
+            return layer
+        none = replace(spec, width=0, shared_width=0, dense_width=0)
+        return replace(layer, feedforward=none)
+
+    return replace(model, layers=tuple(map(without, model.layers)))
 
 
 def _replica(unit: Unit) -> Replica:
@@ -204,28 +237,24 @@ def _replica(unit: Unit) -> Replica:
 def room(fleets: tuple[Fleet, Fleet], model: ModelSpec, unit: Unit, tokens: float) -> Array:
     """Sequences that the caches of a unit hold; 0 where the experts do not fit."""
     run, other = fleets[0].run, fleets[1].run
-    own, experts = weights(fleets, model, unit)
-    held = memory(run, model, _replica(unit))
-    share = run.engine.memory_fraction
-    free = share * run.device.memory - own - held.working
+    _, experts = weights(fleets, model, unit)
+    held = memory(run, _without_experts(model), _replica(unit))
     each = sequence_bytes(run, model, _replica(unit), np.full_like(unit.tp, tokens))
-    fits = experts + held.working <= other.engine.memory_fraction * other.device.memory
-    return np.where(fits, np.floor(np.maximum(free, 0.0) / each) * unit.copies, 0.0)
+    widest = max(cast(MixtureOfExperts, layer.feedforward).width for layer in expert_layers(model))
+    rows = other.engine.chunk * (8.0 * model.hidden + 6.0 * widest / unit.expert_tp)
+    fits = experts + rows + CONTEXT <= other.engine.memory_fraction * other.device.memory
+    return np.where(fits, np.floor(held.room / each) * unit.copies, 0.0)
 
 
 def candidates(
     fleets: tuple[Fleet, Fleet], model: ModelSpec, tensor: Sequence[int], fixed: Fixed
 ) -> Unit:
     """Every unit that the fleets can hold and ``fixed`` allows."""
-    experts = {
-        layer.feedforward.experts
-        for layer in expert_layers(model)
-        if isinstance(layer.feedforward, MixtureOfExperts)
-    }
+    experts = {cast(MixtureOfExperts, one.feedforward).experts for one in expert_layers(model)}
     spread = [e for e in range(1, min(experts) + 1) if all(n % e == 0 for n in experts)]
     axes = {
         "tp": tensor,
-        "attention_dp": _powers(fleets[0].devices),
+        "attention_dp": _sizes(fleets[0].devices),
         "ffn_ep": spread,
         "ffn_tp": (1, 2, 4, 8),
         "micro_batches": MICRO_BATCHES,
@@ -239,7 +268,7 @@ def candidates(
     return unit.rows(np.flatnonzero(legal))
 
 
-def _powers(most: int) -> list[int]:
-    """1, 2, 3, 4, 6, 8, 12 ... up to a number."""
-    found = {n for k in range(most.bit_length()) for n in (2**k, 3 * 2**k // 2)}
+def _sizes(most: int) -> list[int]:
+    """1 to 8, 10, 12, 14, 16, 20 ...: four numbers an octave, up to ``most``."""
+    found = {max(n * 2**k // 4, 1) for k in range(most.bit_length() + 1) for n in (4, 5, 6, 7)}
     return sorted(n for n in found if n <= most)

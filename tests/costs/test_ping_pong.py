@@ -12,6 +12,7 @@ from planner.costs.ping_pong import (
     fewest_micro_batches,
     idle_share,
     layer_period,
+    whole_step,
 )
 
 times = st.floats(1e-5, 1e-2)
@@ -34,6 +35,22 @@ def replay(m: int, stages: tuple[float, ...], layers: int) -> float:
 def test_the_period_is_that_of_a_replay(m: int, a: float, d: float, e: float, c: float) -> None:
     few, many = (replay(m, (a, d, e, c), layers) for layers in (60, 120))
     assert layer_period(m, a, d, e, c) == pytest.approx((many - few) / 60, rel=1e-9)
+
+
+@given(st.integers(1, 6), st.integers(1, 30), times, times, times, times)
+def test_a_step_on_empty_pools_is_that_of_a_replay(
+    m: int, layers: int, a: float, d: float, e: float, c: float
+) -> None:
+    found = whole_step(layers, m, a, d, e, c)
+    assert found == pytest.approx(replay(m, (a, d, e, c), layers), rel=1e-9)
+
+
+@given(st.integers(1, 6), st.integers(1, 30), times, times, times, times)
+def test_filling_takes_no_longer_than_a_round(
+    m: int, layers: int, a: float, d: float, e: float, c: float
+) -> None:
+    filling = whole_step(layers, m, a, d, e, c) - layers * layer_period(m, a, d, e, c)
+    assert -1e-12 <= filling <= (a + d + e + c) * (1.0 + 1e-9) + (m - 1) * max(a, d, e, c)
 
 
 @given(st.integers(2, 4), times, times, st.floats(0.0, 1.0))
@@ -65,6 +82,19 @@ def test_too_few_micro_batches_leave_both_pools_waiting() -> None:
     assert 2 * one / two == pytest.approx(2.0)  # published: 1.9 times from one to two
     assert 1.1 <= (3 / three) / (2 / two) <= 1.38  # published: from two to three
     assert idle_share(3, 1.0, three) == pytest.approx(0.0)
+
+
+def test_uneven_stages_leave_the_shorter_one_waiting() -> None:
+    """1 - min / max of both stages, once enough micro-batches are in flight."""
+    period = layer_period(4, 1.0, 0.1, 0.75, 0.1)
+    assert idle_share(4, 1.0, period) == pytest.approx(0.0)
+    assert idle_share(4, 0.75, period) == pytest.approx(0.25)
+
+
+def test_a_slow_network_is_a_station_like_the_pools() -> None:
+    """Step-3's three stages: attention, network and experts, the longest of which is the pace."""
+    assert layer_period(3, 1.0, 0.5, 1.0, 0.5) == pytest.approx(3.0)
+    assert layer_period(3, 1.0, 2.0, 1.0, 0.5) == pytest.approx(6.0)
 
 
 @pytest.mark.parametrize("attention", [0.2e-3, 1e-3, 4e-3])
