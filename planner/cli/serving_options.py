@@ -39,6 +39,8 @@ OPTIONS = {
                read_count),
         Option("acceptance", "SHARE", "Chance that a drafted token is right.",
                quantity("fraction", allow_zero=True)),
+        Option("loads", "FILE|PRESET", "Loads of experts: a record, or deepseek-r1 ..."),
+        Option("placement", "NAME", "Of the experts with --loads: contiguous (default), balanced."),
         Option("memory_fraction", "SHARE", "Device memory to use; else the engine's.",
                quantity("fraction")),
         Option("chunk", "N", "Most tokens of an iteration; else the engine's.", read_count),

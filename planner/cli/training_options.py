@@ -27,6 +27,8 @@ OPTIONS = {
         Option("pareto", "NAME", "Also find the front of time against memory or price."),
         Option("imbalance", "X", "Tokens of the busiest expert rank over the mean.",
                quantity("number")),
+        Option("loads", "FILE|PRESET", "Loads of experts instead: a record, or deepseek-r1 ..."),
+        Option("placement", "NAME", "Of the experts with --loads: contiguous (default), balanced."),
         Option("baseline", "AXES", "What runs today, such as 'tp=8,pp=4'."),
         Option("measured", "TIME", "Measured step time of the baseline; scales every time.",
                quantity("time")),

@@ -17,6 +17,7 @@ from planner.costs.tree import Seconds, leaf, seq
 from planner.layers.linear import Projection, projection
 from planner.layers.part import Array, Part, Setting, factorised, moved
 from planner.specs.model import DenseFeedForward, MixtureOfExperts
+from planner.specs.skew import over_mean
 
 EXCHANGE = ("dispatch tokens (EP)", "combine tokens (EP)")
 """Names of the leaves that a schedule may hide behind another micro-batch."""
@@ -90,7 +91,7 @@ def moe_part(
     job, device, hidden = setting.job, setting.device, setting.hidden
     inside = spec.expert_hidden(hidden)  # the width that experts see
     precision = job.precision
-    skew = np.where(ep > 1, job.imbalance, 1.0)
+    skew = over_mean(job.imbalance, job.skew, ep)
     copies = tokens * spec.top_k
     rows = busiest(copies * etp, skew)
     local = spec.experts / ep

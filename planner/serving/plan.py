@@ -41,6 +41,8 @@ def plan_serving(
     prefix_hit: float = 0.0,
     draft_tokens: int | None = None,
     acceptance: float | None = None,
+    loads: str | None = None,
+    placement: str = "contiguous",
     memory_fraction: float | None = None,
     chunk: int | None = None,
     objective: str = "throughput",
@@ -93,6 +95,9 @@ def plan_serving(
         Part of the input that is in the prefix cache.
     draft_tokens, acceptance : int, float
         Tokens that every step drafts for a sequence, and the chance that one is right.
+    loads, placement : str
+        Loads of experts, a file or a preset (``placement.generate.PRESETS``), and how they are
+        placed: ``contiguous`` or ``balanced``; without, ranks of experts are loaded evenly.
     memory_fraction, chunk : float, int
         Instead of the engine's.
     objective : str
@@ -141,6 +146,8 @@ def plan_serving(
         prefix_hit=prefix_hit,
         draft_tokens=draft_tokens,
         acceptance=acceptance,
+        loads=loads,
+        placement=placement,
         memory_fraction=memory_fraction,
         chunk=chunk,
         objective=objective,

@@ -16,6 +16,7 @@ from planner.costs.kernels import OPERAND_BYTES
 from planner.costs.topology import network
 from planner.errors import PlannerError
 from planner.layers.inference import Runtime
+from planner.placement.rank_skew import known_skew
 from planner.serving.deployment import ARCHITECTURES, Means
 from planner.serving.fleet import ROLES, Fleet
 from planner.serving.lengths import Lengths, fixed_lengths
@@ -26,6 +27,7 @@ from planner.specs.folders import near
 from planner.specs.hardware import Cluster
 from planner.specs.model import ModelSpec
 from planner.specs.resolve import digest, resolve_cluster, resolve_model
+from planner.specs.skew import RankSkew
 
 OBJECTIVES = ("throughput", "price", "devices")
 LONGEST = {"ttft": 120.0, "tpot": 2.0}
@@ -57,6 +59,8 @@ class Options:
     prefix_hit: float = 0.0
     draft_tokens: int | None = None
     acceptance: float | None = None
+    loads: str | None = None
+    placement: str = "contiguous"
     memory_fraction: float | None = None
     chunk: int | None = None
     objective: str = "throughput"
@@ -103,7 +107,8 @@ def resolve(
     found = resolve_model(model, options.db)
     engine = _engine(options)
     widths = _widths(found, options)
-    fleets = tuple(_fleets(cluster, options, found.hidden, widths, engine))
+    skew = known_skew(options.loads, options.placement, found)
+    fleets = tuple(_fleets(cluster, options, found.hidden, widths, engine, skew))
     whole = options.max_devices is None and not options.pools
     budget = math.inf if options.budget is None else options.budget
     means = Means(fleets, budget, whole and options.budget is None, options.max_devices is not None)
@@ -218,6 +223,7 @@ def _fleets(
     hidden: int,
     widths: Widths,
     engine: Engine,
+    skew: RankSkew | None,
 ) -> Iterator[Fleet]:
     """The pools, or all devices of one cluster for any role."""
     if options.pools:
@@ -229,7 +235,7 @@ def _fleets(
             if (role, name) in seen:
                 raise PlannerError(f"--pool: found {role}={name} twice, expected once.")
             seen.add((role, name))
-            yield _fleet(role, name, devices, options, hidden, widths, engine)
+            yield _fleet(role, name, devices, options, hidden, widths, engine, skew)
         return
     if cluster is None:
         raise PlannerError(
@@ -239,7 +245,7 @@ def _fleets(
         raise PlannerError("--devices: expected it or --max-devices, and not both.")
     number = options.devices or options.max_devices
     assert number is not None
-    yield _fleet("any", cluster, number, options, hidden, widths, engine)
+    yield _fleet("any", cluster, number, options, hidden, widths, engine, skew)
 
 
 def _fleet(
@@ -250,13 +256,15 @@ def _fleet(
     hidden: int,
     widths: Widths,
     engine: Engine,
+    skew: RankSkew | None,
 ) -> Fleet:
     found = resolve_cluster(cluster, options.db, options.overrides, options.price)
     if devices > found.max_devices:
         raise PlannerError(
             f"devices: found {devices}, expected at most {found.max_devices} of {found.name}."
         )
-    run = Runtime(found.accelerator, network(found, devices), hidden, widths, engine)
+    net = network(found, devices)
+    run = Runtime(found.accelerator, net, hidden, widths, engine, skew=skew)
     return Fleet(role, found, devices, run)
 
 

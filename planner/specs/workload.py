@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from planner.errors import PlannerError
+from planner.specs.skew import RankSkew
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,9 @@ class TrainingJob:
     precision: Precision = PRECISIONS["bf16"]
     software: Software = SOFTWARE["megatron"]
     imbalance: float = 1.0
-    """Tokens of the busiest expert-parallel rank over the mean."""
+    """Tokens of the busiest expert-parallel rank over the mean; multiplies ``skew``."""
+    skew: RankSkew | None = None
+    """The same by the number of ranks, where loads are known."""
     causal: bool = True
     mtp: bool = True
     """Train the model's multi-token-prediction layers, where it has any."""

@@ -83,6 +83,8 @@ def _workload_items(request: Request) -> Iterator[_Item]:
         reason = (
             "given"
             if given
+            else f"times that of {job.skew.source}"
+            if job.skew is not None
             else "assumed: busiest rank over the mean after balancing, DeepSeek-R1 over 36 ranks"
             " (TensorRT-LLM, examples/ep_load_balancer)"
         )

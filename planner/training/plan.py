@@ -40,6 +40,8 @@ def plan_training(
     max_step_time: float | None = None,
     price: float | None = None,
     imbalance: float | None = None,
+    loads: str | None = None,
+    placement: str = "contiguous",
     pareto: str | None = None,
     baseline: str | Mapping[str, int | str] | None = None,
     measured: float | None = None,
@@ -78,6 +80,9 @@ def plan_training(
         US dollars per device-hour, instead of the database's.
     imbalance : float
         Tokens of the busiest expert-parallel rank over the mean; default ``MOE_IMBALANCE``.
+    loads, placement : str
+        Instead: loads of experts, a file or a preset (``placement.generate.PRESETS``), and how they
+        are placed: ``contiguous`` or ``balanced``.
     pareto : str
         ``memory`` or ``price``: also find the front of step time against it.
     baseline : str or mapping
@@ -114,6 +119,8 @@ def plan_training(
         max_step_time=max_step_time,
         price=price,
         imbalance=imbalance,
+        loads=loads,
+        placement=placement,
         pareto=pareto,
         baseline=None if baseline is None else parse_configuration(baseline),
         measured=measured,
@@ -137,6 +144,8 @@ def estimate_training(
     memory_reserve: float = 0.1,
     price: float | None = None,
     imbalance: float | None = None,
+    loads: str | None = None,
+    placement: str = "contiguous",
     db: Iterable[str | Path] = (),
     overrides: Mapping[str, str] | None = None,
 ) -> Plan:
@@ -162,6 +171,8 @@ def estimate_training(
         memory_reserve=memory_reserve,
         price=price,
         imbalance=imbalance,
+        loads=loads,
+        placement=placement,
         db=tuple(str(folder) for folder in db),
         overrides=dict(overrides or {}),
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 from planner.costs import kernels
 from planner.errors import PlannerError
+from planner.placement.rank_skew import known_skew
 from planner.specs.folders import near
 from planner.specs.hardware import Cluster
 from planner.specs.model import ModelSpec
@@ -53,6 +54,8 @@ class Options:
     price: float | None = None
     """US dollars per device-hour."""
     imbalance: float | None = None
+    loads: str | None = None
+    placement: str = "contiguous"
     pareto: str | None = None
     baseline: Mapping[str, AxisValue] | None = None
     measured: float | None = None
@@ -104,13 +107,15 @@ def resolve(
     _check_words(options)
     found_model = resolve_model(model, options.db)
     found_cluster = resolve_cluster(cluster, options.db, options.overrides, options.price)
-    skew = 1.0 if not experts_of(found_model) else MOE_IMBALANCE
+    known = known_skew(options.loads, options.placement, found_model)
+    usual = 1.0 if known is not None or not experts_of(found_model) else MOE_IMBALANCE
     job = TrainingJob(
         seq_len=options.seq_len,
         global_batch=options.global_batch,
         precision=PRECISIONS[options.precision],
         software=SOFTWARE[options.software],
-        imbalance=skew if options.imbalance is None else options.imbalance,
+        imbalance=usual if options.imbalance is None else options.imbalance,
+        skew=known,
     )
     kernels.peak(found_cluster.accelerator, job.precision.matrix)
     record: dict[str, Any] = {
