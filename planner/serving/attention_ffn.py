@@ -21,6 +21,7 @@ from planner.costs import collectives
 from planner.costs.kernels import OPERAND_BYTES
 from planner.costs.m2n import Wire
 from planner.costs.ping_pong import idle_share, layer_period
+from planner.costs.queueing import accepted_tokens
 from planner.layers.inference import Array, Runtime, Split, Step, head_cost
 from planner.layers.pools import (
     attention_half,
@@ -100,21 +101,49 @@ def evaluate(
     unit: Unit,
     batch: Array,
     tokens: float,
+    *,
+    drafts: float = 0.0,
+    acceptance: float = 0.0,
 ) -> State:
     """Decode step of units with ``batch`` sequences of ``tokens`` context in all micro-batches.
 
-    Both halves are found once for each of their own sizes, then the candidates are composed.
-    Embedding, logits and layers without experts are the attention pool's alone.  ``link`` joins the
-    pools; where their clusters differ, each end has the bandwidth of its own network.
+    ``link`` joins the pools; where their clusters differ, each end has the bandwidth of its own
+    network.  ``drafts`` tokens of every sequence are checked with the next, each right with chance
+    ``acceptance``; one is drafted by a layer like the last, on both pools, and the logits.
     """
-    runs = fleets[0].run, fleets[1].run
-    m = unit.micro_batches
-    together = np.round(batch / m, 9)  # so that equal sizes are found to be equal
-    each = np.round(batch / (m * unit.copies), 9)
     wire = _wire(fleets, link, unit)
+    run = fleets[0].run, fleets[1].run
+    work = _passed(run, wire, model, unit, batch, tokens, 1.0 + drafts)
+    if drafts:
+        one_more = replace(model, layers=model.layers[-1:])
+        work = work + drafts * _passed(run, wire, one_more, unit, batch, tokens, 1.0)
+    host = run[0].engine.token * batch / unit.copies
+    period, busy, worked, sent = work
+    period, busy = period + host, busy + host
+    idle = (idle_share(1.0, part, period) for part in (busy, worked, sent))
+    return State(period / accepted_tokens(acceptance, drafts), *idle)
+
+
+def _passed(
+    runs: tuple[Runtime, Runtime],
+    wire: Wire,
+    model: ModelSpec,
+    unit: Unit,
+    batch: Array,
+    context: float,
+    verified: float,
+) -> Array:
+    """Time of all layers and the logits, and of it the work of attention, experts and network [s].
+
+    Both halves are found once for each of their own sizes, then the candidates are composed.
+    Embedding, logits and layers without experts are the attention pool's alone.
+    """
+    m = unit.micro_batches
+    each = np.round(batch / (m * unit.copies), 9)  # so that equal sizes are found to be equal
+    rows, together = verified * each, np.round(verified * batch / m, 9)
     kinds = expert_layers(model)
     specs = [cast(MixtureOfExperts, layer.feedforward) for layer in kinds]
-    alone, *attention = _once(partial(_attention, runs[0], model, tokens), unit.tp, each)
+    alone, *attention = _once(partial(_attention, runs[0], model, context, verified), unit.tp, each)
     period = busy = m * alone
     worked, sent = np.zeros_like(batch), np.zeros_like(batch)
     split = Split(unit.tp, unit.copies, unit.ep, unit.expert_tp)
@@ -123,15 +152,15 @@ def evaluate(
         experts, shown, added = _once(
             partial(_experts, runs, spec), unit.ep, unit.expert_tp, together
         )
-        (first,) = _once(partial(_gather, runs, spec), unit.tp, unit.copies, each)
+        (first,) = _once(partial(_gather, runs, spec), unit.tp, unit.copies, rows)
         inside = first + shown, added
-        moved[spec] = experts, *exchange(runs, spec, split, each, wire, inside)
+        moved[spec] = experts, *exchange(runs, spec, split, rows, wire, inside)
     for own, spec, count in zip(attention, specs, kinds.values(), strict=True):
         experts, there, back = moved[spec]
         period = period + count * layer_period(m, own, there, experts, back)
         busy, worked = busy + count * m * own, worked + count * m * experts
         sent = sent + count * m * np.maximum(there, back)
-    return State(period, *(idle_share(1.0, part, period) for part in (busy, worked, sent)))
+    return np.array([period, busy, worked, sent])
 
 
 def _once(function: Callable[..., Array], *keys: Array) -> Array:
@@ -144,25 +173,26 @@ def _once(function: Callable[..., Array], *keys: Array) -> Array:
     return np.asarray(function(*(key[first] for key in keys))[:, where])
 
 
-def _attention(run: Runtime, model: ModelSpec, context: float, tp: Array, running: Array) -> Array:
+def _attention(
+    run: Runtime, model: ModelSpec, context: float, verified: float, tp: Array, running: Array
+) -> Array:
     """What the attention pool does for a micro-batch of ``running`` on every copy [s].
 
     Rows: all that is its alone, then the attention half of each kind of layer with experts.
     """
     zero, one = np.zeros_like(running), np.ones_like(running)
-    step, split = Step(zero, one, zero, running, context * one, one), Split(tp, one, one, tp)
-    gap = run.engine.step / STEP_LAYERS
-    head = head_cost(run, model.vocab, split, running).seconds
-    alone = head + run.moved("embedding", 4.0 * running * model.hidden).seconds
-    alone = alone + run.engine.token * running
+    step = Step(zero, one, zero, running, context * one, verified * one)
+    split, gap = Split(tp, one, one, tp), run.engine.step / STEP_LAYERS
+    alone = np.asarray(head_cost(run, model.vocab, split, step.rows).seconds)
+    alone = alone + run.moved("embedding", 4.0 * step.tokens * model.hidden).seconds
     halves = []
     for layer, count in Counter(model.layers).items():
-        seconds = attention_half(run, layer, split, step).seconds
+        seconds = np.asarray(attention_half(run, layer, split, step).seconds)
         if isinstance(layer.feedforward, MixtureOfExperts):
-            halves.append(np.asarray(seconds + HALF * gap))
+            halves.append(seconds + HALF * gap)
         else:
             alone = alone + count * (seconds + gap)
-    return np.array([np.asarray(alone), *halves])
+    return np.array([alone, *halves])
 
 
 def _experts(

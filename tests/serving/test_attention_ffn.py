@@ -144,6 +144,20 @@ class TestStep:
         assert slow.idle_attention > fast.idle_attention
         assert slow.idle_ffn > fast.idle_ffn
 
+    def test_drafts_that_are_never_right_only_cost(self) -> None:
+        """All of them right, a step yields two tokens and takes less than twice as long."""
+        pools, one, batch = (fleet("hgx-h200", 64),) * 2, unit(), np.array([384.0])
+        plain, wrong, some, right = (
+            attention_ffn.evaluate(
+                pools, unit_link(pools), MODEL, one, batch, 4096.0, drafts=n, acceptance=a
+            ).tpot.item()
+            for n, a in ((0.0, 0.0), (1.0, 0.0), (1.0, 0.7), (1.0, 1.0))
+        )
+        assert wrong > plain > right
+        assert (wrong / some, wrong / right) == pytest.approx((1.7, 2.0))
+        more = state(768.0).tpot.item()  # as many tokens pass the experts
+        assert plain < wrong < more * (1.0 + 2.0 / 61)
+
     def test_idle_shares_are_shares(self) -> None:
         found = state(1024.0, micro_batches=[1, 2, 3, 4])
         for idle in (found.idle_attention, found.idle_ffn, found.idle_network):
