@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from planner.cli.options import read_count, read_time, setting
+from planner.cli.options import read_count, read_counts, read_time, setting
 from planner.cli.output import (
     FORMATS,
     check_format,
@@ -38,7 +38,8 @@ def place(
     cluster: Annotated[Text, _option("--cluster", "NAME", "A name or a YAML file.")] = None,
     devices: Annotated[Text, _option("--devices", "N", "Devices that share the experts.")] = None,
     slots: Annotated[
-        Text, _option("--slots", "S", "Experts that all devices hold of a layer, replicas counted.")
+        Text,
+        _option("--slots", "S", "Experts held of a layer, replicas counted; or several to try."),
     ] = None,
     nodes: Annotated[Text, _option("--nodes", "N", "Nodes of EPLB; else the cluster's.")] = None,
     groups: Annotated[
@@ -109,7 +110,7 @@ def place(
         loads,
         cluster,
         devices=read_count(devices, "--devices"),
-        slots=_count(slots, "--slots"),
+        slots=None if slots is None else read_counts(slots, "--slots"),
         nodes=_count(nodes, "--nodes"),
         groups=_count(groups, "--groups"),
         model=model,

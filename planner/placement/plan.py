@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from planner.placement.splitting import device_loads, equal_shares
 from planner.specs.hardware import Cluster
 from planner.specs.model import ModelSpec
 
+ABOUT = 1.005
+"""Objective over the least at which fewer slots are preferred."""
 KEPT = 1.01
 """Balance over that of a new placement at which few changes to the current one are preferred."""
 
@@ -32,7 +34,7 @@ def plan_placement(
     cluster: str | Path | Cluster | None = None,
     *,
     devices: int,
-    slots: int | None = None,
+    slots: int | Sequence[int] | None = None,
     nodes: int | None = None,
     groups: int | None = None,
     model: str | Path | ModelSpec | None = None,
@@ -63,7 +65,8 @@ def plan_placement(
         Devices that share the experts.
     slots
         Experts that the devices of a layer hold, replicas counted; by default one of each, rounded
-        up to a multiple of the devices.
+        up to a multiple of the devices.  Of several numbers the least is taken that is about as
+        good as the best.
     nodes, groups
         For EPLB's hierarchical policy: by default those of the cluster and of the model's routing.
     model, phase, tokens, precision
@@ -100,13 +103,26 @@ def plan_placement(
         If an input is wrong; the message names it.
     """
     start = time.perf_counter()
-    options = Options(
-        devices, slots, nodes, groups, phase, tokens, precision, objective, method, counts, drift,
-        window, time_limit, database(db), overrides,
-    )  # fmt: skip
-    asked = resolve(loads, cluster, model, transitions, current, options)
-    placed = _chosen(asked)
-    return described(asked, placed, start)
+    every = sorted(slots) if isinstance(slots, Sequence) else [slots]
+    if not every:
+        raise PlannerError("slots: found no number, expected one or several.")
+    found: list[tuple[float, Question, Placed]] = []
+    for number in every:
+        options = Options(
+            devices, number, nodes, groups, phase, tokens, precision, objective, method, counts,
+            drift, window, time_limit, database(db), overrides,
+        )  # fmt: skip
+        asked = resolve(loads, cluster, model, transitions, current, options)
+        placed = _chosen(asked)
+        found.append((_worth(asked, placed), asked, placed))
+    least = min(worth for worth, *_ in found)
+    _, asked, placed = next(one for one in found if one[0] <= ABOUT * least)
+    result = described(asked, placed, start)
+    if len(found) == 1:
+        return result
+    tried = ", ".join(f"{one.slots}: {worth:.4g}" for worth, one, _ in found)
+    what = "seconds of a layer" if asked.objective == "time" else "busiest device over the mean"
+    return replace(result, notes=(*result.notes, f"{what} by slots: {tried}"))
 
 
 def _chosen(asked: Question) -> Placed:

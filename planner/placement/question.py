@@ -213,9 +213,11 @@ def _work(options: Options, model: ModelSpec | None, cluster: Cluster | None) ->
             raise PlannerError("phase, tokens: found without a model, expected --model NAME too.")
         return None
     spec = next(iter(moe_layers(model).values()))
+    if options.tokens is None and options.phase is None:
+        return None  # the model names the layers, and nothing has a time
     if cluster is None or options.tokens is None:
         missing = "--cluster NAME" if cluster is None else "--tokens T"
-        raise PlannerError(f"model: found without all of its step, expected {missing} too.")
+        raise PlannerError(f"phase, tokens: found without all of a step, expected {missing} too.")
     phase = options.phase or "decode"
     known = tuple(PRECISIONS) if phase == "training" else tuple(kernels.OPERAND_BYTES)
     if options.precision is not None and options.precision not in known:

@@ -45,6 +45,23 @@ def test_balances_are_means_over_layers_of_the_busiest_device() -> None:
     assert (bounds >= np.maximum(1.0, heaviest)).all()
 
 
+def test_of_several_numbers_of_slots_the_least_good_one_is_taken() -> None:
+    loads = drawn(16)
+    found = planner.plan_placement(loads, devices=16, slots=[128, 64, 96])
+    assert found.slots.shape[1] == found.inputs["slots"] == 96
+    (note,) = (one for one in found.notes if "by slots" in one)
+    assert note.startswith("busiest device over the mean by slots: 64: ") and "128: 1.00" in note
+    with pytest.raises(PlannerError, match="slots: found 60"):
+        planner.plan_placement(loads, devices=16, slots=[96, 60])
+
+
+def test_a_model_alone_names_the_layers() -> None:
+    found = planner.plan_placement(drawn(26), devices=8, model="deepseek-v2-lite")
+    assert found.layers == tuple(range(1, 27)) and found.layer_time_after_s is None
+    rows = json.loads(found.export("sglang"))["physical_to_logical_map"]
+    assert len(rows) == 27 and rows[0] == list(range(64))
+
+
 def test_without_a_model_there_are_no_times() -> None:
     found = planner.plan_placement(drawn(), devices=8)
     assert found.objective == "balance"
@@ -276,7 +293,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"phase": "decoding", "model": "olmoe-1b-7b"}, "phase: found 'decoding'"),
     ({"objective": "time"}, "found 'time' without a model"),
     ({"objective": "hops"}, "found no transitions"),
-    ({"model": "olmoe-1b-7b", "cluster": "dgx-h100"}, "expected --tokens T"),
+    ({"model": "olmoe-1b-7b", "phase": "prefill", "cluster": "dgx-h100"}, "expected --tokens T"),
     ({"model": "olmoe-1b-7b", "tokens": 8}, "expected --cluster NAME"),
     ({"tokens": 8}, "found without a model"),
     ({"model": "mixtral-8x7b-v0.1", "cluster": "dgx-h100", "tokens": 8}, "expected the 8 of"),
