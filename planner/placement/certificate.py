@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.costs.terms import Ref, term
-from planner.search.milp import Program, Solved, solve
+from planner.search.milp import DEAF, OVERRUN, Program, Solved, solve
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -68,12 +68,13 @@ def certify(
     slots, bound = slots.copy(), bound.copy()
     gap = found / bound - 1.0
     order = np.argsort(-gap, kind="stable")[: int((gap > PROVED).sum())]
+    need = least_time(loads.shape[1], slots.shape[1], devices)
     tried = proved = improved = 0
     for turn, layer in enumerate(order.tolist()):
         left = time_limit - (time.perf_counter() - start)
-        if left <= 0.0:
-            break
-        share = left / (len(order) - turn)
+        if left <= need:
+            break  # the worst layers come first
+        share = max(left / (len(order) - turn), min(left, 2.0 * need))
         solved, better = certify_layer(
             loads[layer], slots.shape[1], devices, found[layer], bound[layer], share
         )
@@ -88,6 +89,12 @@ def certify(
         bound,
         Certificate(len(order), tried, proved, improved, time.perf_counter() - start),
     )
+
+
+def least_time(experts: int, slots: int, devices: int) -> float:
+    """Time below which a solver would not start on a layer [s]."""
+    most = min(devices, slots - experts + 1)
+    return 3.0 * experts * most * devices * DEAF / (1.0 - OVERRUN)
 
 
 def certify_layer(

@@ -124,6 +124,8 @@ def told(certificate: Certificate | None, layers: int) -> tuple[str, ...]:
     """A sentence on what the solver added."""
     if certificate is None:
         return ()
+    if certificate.open and not certificate.tried:
+        return (f"solver: none of the {certificate.open} layers with a gap fits into the limit",)
     if not certificate.tried:
         return (f"solver: every one of {layers} layers is within {PROVED:g} of its bound",)
     beaten = (
