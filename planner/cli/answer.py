@@ -58,8 +58,8 @@ def answer(ranking: Ranking, form: str, output: str | None) -> None:
         _show(ranking)
     elif not output:
         emit(_text(ranking, form))
-    for note in ranking.plans[0].notes if len(ranking) == 1 else ():
-        tell(f"note: {note}")
+    for note in ranking.plans[0].notes:
+        tell(f"plan 1: {note}")
 
 
 def _text(ranking: Ranking, form: str) -> str:

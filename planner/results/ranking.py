@@ -28,6 +28,13 @@ class Column:
     optional: bool = False
     """Left out where every plan has the value ``usual``."""
     usual: int | str | None = None
+    parts: tuple[tuple[str, str], ...] = ()
+    """Axes that one cell of a table for people joins, and what stands before each value; programs
+    get a column for each."""
+
+    def __post_init__(self) -> None:
+        pairs = tuple((str(axis), str(label)) for axis, label in self.parts)
+        object.__setattr__(self, "parts", pairs)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 Value = float | int | str | None
 
 WIDE = 3
-"""Spaces between columns where there is room; 1 where there is not."""
+"""Spaces between columns where there is room ..."""
+TIGHT = 1
+"""... and where there is not."""
 
 
 def shown_columns(ranking: Ranking, plans: Sequence[Plan] | None = None) -> list[Column]:
@@ -30,13 +32,35 @@ def shown_columns(ranking: Ranking, plans: Sequence[Plan] | None = None) -> list
     return [
         column
         for column in ranking.columns
-        if not column.optional or any(plan[column.name] != column.usual for plan in chosen)
+        if not column.optional or any(_value(plan, column) != column.usual for plan in chosen)
     ]
+
+
+def _value(plan: Plan, column: Column) -> Value:
+    """What a table for people shows; a joined cell leaves out what the plan does not have."""
+    if not column.parts:
+        return plan[column.name]
+    (first, label), *rest = column.parts
+    if plan[first] is None:
+        return None
+    texts = [f"{label}{plan[first]}"]
+    texts += [f"{before}{plan[axis]}" for axis, before in rest if plan[axis] not in (None, 1)]
+    return " ".join(texts)
+
+
+def _single(columns: Sequence[Column], plans: Sequence[Plan]) -> list[str]:
+    """Names of the columns for programs: every axis of a joined one that any plan has."""
+    names: list[str] = []
+    for column in columns:
+        axes = [axis for axis, _ in column.parts] or [column.name]
+        joined = bool(column.parts)
+        names += [a for a in axes if not joined or any(plan[a] is not None for plan in plans)]
+    return names
 
 
 def _told(plans: Sequence[Plan], columns: Sequence[Column]) -> list[Column]:
     """The columns without those that hold nothing at all."""
-    return [c for c in columns if any(plan[c.name] is not None for plan in plans)]
+    return [c for c in columns if any(_value(plan, c) is not None for plan in plans)]
 
 
 def folded_columns(
@@ -44,7 +68,8 @@ def folded_columns(
 ) -> tuple[list[Column], str]:
     """The columns that fit into ``width`` characters, and a line with what was left out.
 
-    Axes on which all plans agree leave the table, from the right, and are named below it.
+    Axes on which all plans agree leave the table, from the right, and are named below it; where
+    that is not enough, so do optional columns: no number is cut.
     """
     columns = _told(plans, shown_columns(ranking, plans))
     same = [c for c in columns if plans and c.name in plans[0].configuration]
@@ -53,8 +78,21 @@ def folded_columns(
     while same and width is not None and _width(ranking, plans, columns, WIDE) > width:
         folded.insert(0, same.pop())
         columns = [column for column in columns if column not in folded]
-    text = ", ".join(f"{column.name}={plans[0][column.name]}" for column in folded)
-    return columns, f"all plans: {text}" if folded else ""
+    told = []
+    if folded:
+        text = ", ".join(f"{column.name}={plans[0][column.name]}" for column in folded)
+        told.append(f"all plans: {text}")
+    hidden: list[Column] = []
+    while width is not None and _width(ranking, plans, columns, TIGHT) > width:
+        last = next((c for c in reversed(columns) if c.optional), None)
+        if last is None:
+            break
+        columns = [column for column in columns if column is not last]
+        hidden.insert(0, last)
+    if hidden:
+        names = ", ".join(column.name for column in hidden)
+        told.append(f"no room for {names}: --format csv has every column")
+    return columns, "\n".join(told)
 
 
 def _width(ranking: Ranking, plans: Sequence[Plan], columns: Sequence[Column], gap: int) -> int:
@@ -70,7 +108,7 @@ def _cells(
     """Headers and rounded cells."""
     units = {name: metric.unit for name, metric in ranking.definitions.items()}
     rows = [
-        [str(plan.rank), *(show(plan[c.name], units.get(c.name, "")) for c in columns)]
+        [str(plan.rank), *(show(_value(plan, c), units.get(c.name, "")) for c in columns)]
         for plan in plans
     ]
     return ["#", *(column.header for column in columns)], rows
@@ -121,7 +159,7 @@ def ranking_table(
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
     for column, shown in zip(columns, table.columns[1:], strict=True):
-        if any(isinstance(plan[column.name], str) for plan in chosen):
+        if any(isinstance(_value(plan, column), str) for plan in chosen):
             shown.justify = "left"
     for row in rows:
         table.add_row(*row)
@@ -130,10 +168,10 @@ def ranking_table(
 
 def ranking_tsv(ranking: Ranking, plans: Sequence[Plan] | None = None) -> str:
     """The table for a pipe: the same columns by name, raw SI values, tabs between."""
-    columns = shown_columns(ranking, plans)
     chosen = ranking.plans if plans is None else plans
-    lines = [["rank", *(column.name for column in columns)]]
-    lines += [[str(p.rank), *(_raw(p[column.name]) for column in columns)] for p in chosen]
+    names = _single(shown_columns(ranking, plans), chosen)
+    lines = [["rank", *names]]
+    lines += [[str(p.rank), *(_raw(p[name]) for name in names)] for p in chosen]
     return "".join("\t".join(line) + "\n" for line in lines)
 
 

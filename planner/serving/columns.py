@@ -17,7 +17,7 @@ from planner.serving.attention_ffn import Unit
 from planner.serving.disaggregated import Pool, decode_seconds, prefill_seconds
 from planner.serving.fleet import Fleet
 from planner.serving.iteration import Replica
-from planner.serving.memory import sequence_bytes
+from planner.serving.memory import memory, sequence_bytes
 from planner.serving.percentiles import Times
 from planner.serving.question import Question
 from planner.serving.shared_device import BUSIEST, SHARES, Alone, alone, divided
@@ -309,9 +309,12 @@ def _grid(
 
 
 def _room(fleet: Fleet, model: ModelSpec, asked: Question, found: Replica) -> Array:
-    """Sequences that an attention rank of each replica has room for."""
-    load = asked.load(np.ones_like(found.pp))
-    return most_running(fleet.run, model, found, load)  # the network takes no memory
+    """Sequences that an attention rank has room for; 0 where the longest request has none."""
+    run, lengths = fleet.run, asked.lengths  # the network takes no memory
+    longest = np.full_like(found.pp, float((lengths.isl + lengths.osl).max()))
+    fits = sequence_bytes(run, model, found, longest) <= memory(run, model, found).room
+    limit = most_running(run, model, found, asked.load(np.ones_like(found.pp)))
+    return np.where(fits, limit, 0.0)
 
 
 def _numbers(most: int, asked: Question) -> Array:

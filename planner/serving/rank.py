@@ -155,7 +155,8 @@ def _merit(found: Deployment, request: Request) -> tuple[float, ...]:
     served = found.requests if rate is None else min(rate, found.requests)
     used = float(means.used(found.parts)[:-1].sum())
     layout = [float(x) for part in found.parts for x in (part.count, *part.column.layouts[0])]
-    rest = (used, *layout, found.tpot)
+    latency = found.ttft + request.asked.osl * found.tpot
+    rest = (used, round(latency, 6), *layout)
     if request.options.objective == "devices":
         return (used, -found.requests, *rest)
     if request.options.objective == "price":

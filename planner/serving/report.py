@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -80,23 +80,36 @@ DEFINITIONS: Mapping[str, Metric] = {
 
 COLUMNS = (
     Column("architecture", "architecture"),
-    Column("prefill_pool", "prefill on", optional=True),
-    Column("prefill_replicas", "prefill", optional=True),
-    Column("prefill_tp", "tp", optional=True),
-    Column("prefill_attention_dp", "dp", optional=True),
-    Column("prefill_ep", "ep", optional=True),
-    Column("prefill_pp", "pp", optional=True),
+    Column(
+        "prefill",
+        "prefill",
+        optional=True,
+        parts=(
+            ("prefill_replicas", ""),
+            ("prefill_tp", "x tp"),
+            ("prefill_attention_dp", "dp"),
+            ("prefill_ep", "ep"),
+            ("prefill_pp", "pp"),
+        ),
+    ),
+    Column("prefill_pool", "on", optional=True),
+    Column(
+        "layout",
+        "replicas",
+        parts=(
+            ("replicas", ""),
+            ("tp", "x tp"),
+            ("attention_dp", "dp"),
+            ("ep", "ep"),
+            ("pp", "pp"),
+            ("ffn_ep", "+ ffn ep"),
+            ("ffn_tp", "tp"),
+            ("micro_batches", "m"),
+            ("prefill_share", "prompts "),
+        ),
+    ),
     Column("pool", "on", optional=True),
-    Column("replicas", "replicas"),
-    Column("tp", "tp"),
-    Column("attention_dp", "dp", optional=True, usual=1),
-    Column("ep", "ep", optional=True, usual=1),
-    Column("pp", "pp", optional=True, usual=1),
     Column("ffn_pool", "experts on", optional=True),
-    Column("ffn_ep", "experts ep", optional=True),
-    Column("ffn_tp", "tp", optional=True),
-    Column("micro_batches", "m", optional=True),
-    Column("prefill_share", "prefill %", optional=True),
     Column("mixture", "and", optional=True),
     Column("batch", "batch"),
     Column("ttft", "TTFT"),
@@ -104,9 +117,9 @@ COLUMNS = (
     Column("ttft_percentile", "TTFT at", optional=True, usual=None),
     Column("tpot_percentile", "TPOT at", optional=True, usual=None),
     Column("attainment", "attainment", optional=True, usual=None),
-    Column("tokens_per_s_per_device", "tokens/s/device"),
-    Column("tokens_per_s_per_user", "tokens/s/user"),
-    Column("price_per_million_tokens", "$/1M tokens"),
+    Column("tokens_per_s_per_device", "tok/s/device"),
+    Column("tokens_per_s_per_user", "tok/s/user", optional=True),
+    Column("price_per_million_tokens", "$/M tok", optional=True),
     Column("simulated_ttft", "simulated TTFT", optional=True, usual=None),
     Column("simulated_tpot", "simulated TPOT", optional=True, usual=None),
     Column("gain", "gain", optional=True, usual=None),
@@ -114,6 +127,8 @@ COLUMNS = (
 
 
 DEGREES = ("tp", "attention_dp", "ep", "pp")
+UNTRIED = ("shared-device", "attention-ffn", "mixed")
+"""Architectures of which the evidence has no run."""
 SIMULATED = ("simulated_ttft", "simulated_ttft_p99", "simulated_tpot", "simulated_tpot_p99")
 
 
@@ -149,8 +164,16 @@ def make_plan(
         assumptions(run, model, asked),
         flags=tuple(flags),
         not_expressed=tuple(missing),
-        notes=(UNLIKE,) if bands["time"].unlike_any_evidence else (),
+        notes=tuple(_notes(found, bands)),
     )
+
+
+def _notes(found: Deployment, bands: Mapping[str, Band]) -> Iterator[str]:
+    """What the reader must know."""
+    if bands["time"].unlike_any_evidence:
+        yield UNLIKE
+    if found.architecture in UNTRIED:
+        yield f"{found.architecture}: no published run stands behind its times"
 
 
 def generating(found: Deployment) -> Part:
