@@ -44,17 +44,23 @@ class Loads:
     def drift(self) -> float | None:
         """Standard deviation of the logarithm of an expert's share from one window to the next.
 
-        Experts weigh by their use; None without two windows.
+        Experts weigh by their use; what whole counts scatter by chance alone (Poisson) is taken
+        off.  None without two windows.
         """
         if self.windows is None or len(self.windows) < 2:
             return None
         whole = self.windows.sum(axis=2, keepdims=True)
         shares = self.windows / np.where(whole > 0, whole, 1.0)
-        before, after = shares[:-1], shares[1:]
-        seen = (before > 0) & (after > 0)
-        step = np.log(np.where(seen, after, 1.0) / np.where(seen, before, 1.0))
+        seen = (shares[:-1] > 0) & (shares[1:] > 0)
+        before, after = (np.where(seen, part, 1.0) for part in (shares[:-1], shares[1:]))
+        square = np.log(after / before) ** 2
+        if (self.windows == np.floor(self.windows)).all():
+            square -= sum(
+                1.0 / np.where(seen, n, np.inf) for n in (self.windows[:-1], self.windows[1:])
+            )
         weight = np.where(seen, before, 0.0)
-        return float(np.sqrt((weight * step**2).sum() / max(weight.sum(), 1e-300)))
+        mean = (weight * square).sum() / max(weight.sum(), 1e-300)
+        return float(np.sqrt(max(mean, 0.0)))
 
 
 def check_loads(

@@ -259,8 +259,13 @@ def _quieten() -> None:
 @contextmanager
 def _nowhere() -> Iterator[None]:
     """What native code writes to stdout is dropped."""
-    sys.stdout.flush()
-    kept, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    try:
+        kept, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # there is no stdout to protect
+        yield
+        return
     os.dup2(null, 1)
     try:
         yield

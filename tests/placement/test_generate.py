@@ -62,6 +62,11 @@ def test_windows_drift_as_asked() -> None:
     assert made("olmoe-chat", windows=3).drift == pytest.approx(0.12, rel=0.1)
 
 
+@pytest.mark.parametrize("tokens", [1000, 10_000])
+def test_the_chance_of_small_counts_is_no_drift(tokens: int) -> None:
+    assert made("olmoe-chat", windows=6, tokens=tokens).drift == pytest.approx(0.12, rel=0.15)
+
+
 def test_tokens_have_different_experts_and_follow_their_successors() -> None:
     loads = made("olmoe-chat", tokens=2000, routed=True)
     assert loads.routing is not None and loads.routing.shape == (16, 2000, 8)

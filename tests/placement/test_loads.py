@@ -72,7 +72,7 @@ def test_steps_of_sglang_and_windows_of_vllm_add_up(tmp_path: Path) -> None:
         loads = read_loads(path)
         assert loads.counts.tolist() == [[5, 2, 1, 4], [2, 2, 5, 2]]
         assert loads.windows is not None and loads.windows.shape == (2, 2, 4)
-        assert loads.drift is not None and loads.drift > 0
+        assert loads.drift is not None
 
 
 def test_a_vllm_window_of_slots_is_brought_back_to_experts(tmp_path: Path) -> None:
