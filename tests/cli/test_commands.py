@@ -27,7 +27,8 @@ def test_the_help_lists_the_commands(run: Any) -> None:
 
 def test_the_help_says_what_each_command_says_of_itself() -> None:
     for name, summary in COMMANDS.items():
-        command = getattr(import_module(f"planner.cli.{name}"), name)
+        plain = name.replace("-", "_")
+        command = getattr(import_module(f"planner.cli.{plain}"), plain)
         assert (inspect.getdoc(command) or "").splitlines()[0] == summary
 
 
