@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from planner.costs.ping_pong import layer_period
+from planner.costs.topology import network
+from planner.layers.inference import Runtime, Split, Step
+from planner.layers.pools import attention_half
+from planner.serving.attention_ffn import Unit, evaluate
+from planner.serving.fleet import Fleet
+from planner.serving.transfer import unit_link
+from planner.specs.catalog import find_cluster
+from planner.specs.engine import Widths, find_engine
 from planner.specs.model import (
     GroupedQueryAttention,
     LatentAttention,
@@ -175,6 +184,91 @@ def test_tokens_per_second_of_a_device_at_fifty_milliseconds(
     assert batch / devices / step == pytest.approx(published, rel=within)
 
 
+def fleet(cluster: str, model: ModelSpec) -> Fleet:
+    """Plenty of devices, in 8 bits where they have units for them."""
+    found, engine = find_cluster(cluster), find_engine("generic")
+    widths = Widths("fp8", "fp8", "fp8") if "fp8" in found.accelerator.peak else Widths()
+    run = Runtime(found.accelerator, network(found, 256), model.hidden, widths, engine)
+    return Fleet("any", found, 256, run)
+
+
+ROWS = [
+    (2, 4096.0, 6144.0, 4039, 2919),
+    (4, 8192.0, 6144.0, 2643, 2113),
+    (16, 32768.0, 6144.0, 898, 666),
+]
+"""Attention instances of eight H800, context, batch, and tokens per second of a device beside two
+instances of experts: published (the last by the paper's rule) and ours when this was written."""
+
+
+def served(instances: int, context: float, batch: float) -> float:
+    """Tokens per second of a device: attention alone on each device, experts over sixteen."""
+    model = find_model("step-3")
+    pools, one = (fleet("h800-ib", model),) * 2, np.ones(1)
+    unit = Unit(one, 8.0 * instances * one, 16 * one, one, 3 * one)
+    state = evaluate(pools, unit_link(pools), model, unit, batch * one, context)
+    assert state.idle_attention[0] < 0.15  # attention sets the pace, as there
+    return float((batch / state.tpot / (unit.attention + unit.ffn)).item())
+
+
+@pytest.mark.parametrize(("instances", "context", "batch", "published", "ours"), ROWS)
+def test_what_we_predict_for_its_deployments(
+    instances: int, context: float, batch: float, published: int, ours: int
+) -> None:
+    """Ours take 61 to 66 ms where its engine takes 45 to 50: the gaps between kernels and the host
+    time of a general engine are in our steps."""
+    found = served(instances, context, batch)
+    assert found == pytest.approx(ours, rel=0.1)
+    assert 0.65 < found / published < 0.9
+
+
 def test_twice_the_context_takes_twice_the_attention_devices() -> None:
+    """The paper's rule: 4039 x 4 / 6 = 2693, measured 2643; ours falls as much within a tenth."""
     assert pytest.approx(2693, rel=1e-3) == 4039 * 4 / 6
-    assert pytest.approx(2643, rel=0.02) == 4039 * 4 / 6  # measured
+    few, many = (served(*row[:3]) for row in ROWS[:2])
+    assert many / few == pytest.approx(2643 / 4039, rel=0.12)
+
+
+ATTENTION = [
+    ("step-3", SHORT, "h800-ib", 281, 266),
+    ("step-3", SHORT, "h20", 438, 558),
+    ("step-3", SHORT, "dgx-a100", 531, 862),
+    ("step-3", LONG, "h800-ib", 791, 705),
+    ("step-3", LONG, "h20", 1452, 1735),
+    ("step-3", LONG, "dgx-a100", 1484, 2365),
+    ("deepseek-v3", SHORT, "h800-ib", 372, 312),
+    ("deepseek-v3", SHORT, "h20", 1252, 1166),
+    ("deepseek-v3", LONG, "h800-ib", 1125, 887),
+    ("deepseek-v3", LONG, "h20", 4817, 4152),
+]
+"""Microseconds of an attention layer with its projections, 256 sequences on four devices (table 9,
+the A800 in 16 bits): published, and ours when this was written."""
+
+
+def attention(name: str, context: int, cluster: str) -> float:
+    """Each device with a quarter of the sequences [us]."""
+    model, one = find_model(name), np.ones(1)
+    step = Step(0 * one, one, 0 * one, 64 * one, context * one, one)
+    half = attention_half(
+        fleet(cluster, model).run, model.layers[-2], Split(one, one, one, one), step
+    )
+    return 1e6 * float(np.asarray(half.children[0].seconds).item())
+
+
+@pytest.mark.parametrize(("name", "context", "cluster", "published", "ours"), ATTENTION)
+def test_an_attention_layer(
+    name: str, context: int, cluster: str, published: int, ours: int
+) -> None:
+    """Within 27 % on H800 and H20; A800's kernels for heads of 256 are 60 % faster than ours."""
+    found = attention(name, context, cluster)
+    assert found == pytest.approx(ours, rel=0.1)
+    if cluster != "dgx-a100":
+        assert found == pytest.approx(published, rel=0.30)
+
+
+def test_its_attention_is_faster_than_latent_attention_where_bandwidth_is_all() -> None:
+    """Table 9: on H20, with little arithmetic, 2.9 and 3.3 times; on H800 1.3 and 1.4."""
+    for cluster, least in (("h20", 2.0), ("h800-ib", 1.15)):
+        for context in (SHORT, LONG):
+            own, latent = (attention(name, context, cluster) for name in ("step-3", "deepseek-v3"))
+            assert latent > least * own
