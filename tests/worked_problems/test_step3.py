@@ -112,6 +112,17 @@ COSTS = {
 }
 """US dollars for a million tokens at 8K of attention and of feed-forward parts (table 6)."""
 
+LONG_COSTS = {
+    "deepseek-v3": (0.197, 0.46, 0.409, 0.407),
+    "kimi-k2-instruct": (0.194, 0.231, 0.205, 0.204),
+    "qwen3-235b-a22b": (0.527, 0.185, 0.338, 0.376),
+    "qwen3-32b": (0.716, 0.248, 0.455, 0.508),
+    "ernie-4.5-300b-a47b": (0.606, 0.214, 0.388, 0.432),
+    "pangu-pro-moe": (0.536, 0.183, 0.34, 0.379),
+    "step-3": (0.176, 0.114, 0.12, 0.133),
+}
+"""The same of attention at 32K."""
+
 
 def unit_costs(device: str) -> tuple[float, float]:
     price, flops, bandwidth = DEVICES[device]
@@ -135,6 +146,13 @@ def test_decoding_costs(name: str) -> None:
     attention, feedforward = COSTS[name]
     for device, one, other in zip(DEVICES, attention, feedforward, strict=True):
         assert costs(name, device, SHORT) == pytest.approx((one, other), abs=0.0013)
+    for device, one in zip(DEVICES, LONG_COSTS[name], strict=True):
+        assert costs(name, device, LONG)[0] == pytest.approx(one, abs=0.0013)
+
+
+def test_deepseek_v3_is_served_on_one_kind_of_device() -> None:
+    """0.068 dollars for a million tokens at 8K, both halves on H800."""
+    assert sum(costs("deepseek-v3", "H800", SHORT)) == pytest.approx(0.068, abs=0.001)
 
 
 @pytest.mark.parametrize(
