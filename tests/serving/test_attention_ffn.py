@@ -265,3 +265,27 @@ class TestPlans:
         assert sum(plan.memory.values()) < 141e9
         assert "attention and experts on separate pools" in plan.not_expressed
         assert plan.deepened().sensitivities
+
+    def test_it_can_be_better_not_to_split(self) -> None:
+        """Tokens of 50 ms: with 400 Gb/s for a device whole decode replicas serve more; in a rack
+        with one fast network both pools keep up with them."""
+
+        def gain(cluster: str, devices: int) -> float:
+            split, whole = (
+                planner.plan_serving(
+                    "deepseek-v3",
+                    cluster,
+                    devices=devices,
+                    isl=4500,
+                    osl=1000,
+                    tpot=0.05,
+                    ttft=5.0,
+                    architecture=name,
+                ).plan(1)["output_tokens_per_s"]
+                for name in ("attention-ffn", "disaggregated")
+            )
+            return float(split / whole)
+
+        fabric, rack = gain("h800-ib", 288), gain("gb200-nvl72", 72)
+        assert fabric < 1.0
+        assert rack > fabric

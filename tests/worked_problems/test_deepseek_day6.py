@@ -8,6 +8,8 @@ from __future__ import annotations
 import pytest
 
 import planner
+from planner.specs.model import MixtureOfExperts
+from planner.specs.models_catalog import find_model
 
 NODES, PRICE, DAY = 226.75, 2.0, 24 * 3600.0
 INPUT, CACHED, OUTPUT = 608e9, 342e9, 168e9
@@ -48,3 +50,11 @@ def test_a_plan_on_its_machines_is_of_that_size() -> None:
         found["replicas"] * found["tp"] * found["attention_dp"] * found["pp"]
     )
     assert decoding / (14_800 / 8) == pytest.approx(0.75, abs=0.15)
+
+
+def test_its_experts_and_their_copies_fill_the_ranks() -> None:
+    """Prefill: 9 routed experts on each of 32 devices; decoding: 2 on each of 144; 32 redundant."""
+    spec = find_model("deepseek-v3").layers[-1].feedforward
+    assert isinstance(spec, MixtureOfExperts)
+    assert (spec.experts + 32) / 32 == 9
+    assert (spec.experts + 32) / 144 == 2
