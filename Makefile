@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/roofplan train deepseek-v3 --cluster h800-ib --devices 2048 --seq-len 4096 --global-batch 15360
 
 test: $(VENV)/.developed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(VENV)/.developed
 	$(BIN)/ruff check .
