@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from planner.costs.collectives import POST
 from planner.costs.m2n import Wire
 from planner.costs.topology import network
 from planner.layers.inference import Runtime, Split, Step, layer_cost
@@ -201,6 +202,23 @@ class TestExchange:
             return float(sum(best).item() / sum(alone).item())
 
         assert gain(32.0) < gain(4096.0) <= 1.0
+
+    def test_xdeepserve_on_a_super_pod(self) -> None:
+        """arXiv 2508.02520: a domain of 160 dies with 96 tokens each to the dies of the experts in
+        172 us, and back in 193, in two hops ("trampoline"); ours 162 and 211, and 298 and 333
+        where every die sends to every die."""
+        machines = find_cluster("cloudmatrix384-die")
+        net, widths = network(machines, 768), Widths("int8", "int8", "bf16")
+        pod = Runtime(machines.accelerator, net, 7168, widths, find_engine("generic"))
+        rate = net.tiers[-1].bandwidth * net.tiers[-1].efficiency
+        wire, runs = Wire(rate, rate, net.tiers[-1].latency, POST), (pod, pod)
+        one, tokens = split(copies=160, ep=256), np.array([96.0])
+        shown, added = spread_seconds(runs, spec(), one, 160 * tokens)
+        inside = gather_seconds(runs, spec(), one, tokens) + shown, added
+        hops = 1e6 * np.array(exchange(runs, spec(), one, tokens, wire, inside)).ravel()
+        alone = 1e6 * np.array(exchange(runs, spec(), one, tokens, wire, NEVER)).ravel()
+        assert hops == pytest.approx([172.0, 193.0], rel=0.10)
+        assert alone == pytest.approx([298.0, 333.0], rel=0.05)
 
     def test_rows_are_as_if_alone(self) -> None:
         runs = (run(), run(cluster="h20"))
