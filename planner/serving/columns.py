@@ -398,12 +398,17 @@ def unit_rows(
     batch: Array,
 ) -> Columns:
     """Units on which ``batch`` sequences generate."""
+    middle = asked.isl + 0.5 * asked.osl
+    drafted = {"drafts": asked.drafts, "acceptance": asked.acceptance}
     state = attention_ffn.evaluate(
-        fleets, link, model, unit, np.maximum(batch, 1.0), asked.isl + 0.5 * asked.osl
+        fleets, link, model, unit, np.maximum(batch, 1.0), middle, **drafted
     )
     requests = batch / (asked.osl * state.tpot)
     none = np.zeros_like(batch)
-    times = decode_times(asked, state.tpot, batch, none)
+    running = batch / (unit.micro_batches * unit.copies)
+    token = _bytes_of_a_token(fleets[0], model, unit, middle)
+    token = unit.micro_batches * token / fleets[0].run.device.memory_bandwidth
+    times = decode_times(asked, state.tpot, running, token)
     experts = Experts(fleets[1], unit, state.idle_attention, state.idle_ffn)
     one = np.ones_like(unit.tp)
     replica = Replica(Split(unit.tp, unit.copies, one, unit.tp * unit.copies), one)
@@ -411,6 +416,14 @@ def unit_rows(
     return Columns(
         "attention", fleets[0], replica, batch, times, state.tpot, requests, *rest, experts
     )
+
+
+def _bytes_of_a_token(fleet: Fleet, model: ModelSpec, unit: Unit, tokens: float) -> Array:
+    """What a further token of context adds to the cache of an attention device."""
+    one = np.ones_like(unit.tp)
+    replica = Replica(Split(unit.tp, one, one, unit.tp), one)
+    low, high = (sequence_bytes(fleet.run, model, replica, (tokens + k) * one) for k in (0.0, 1.0))
+    return np.asarray(high - low)
 
 
 def _fronts(columns: Columns) -> Columns:

@@ -55,6 +55,10 @@ def infeasible(request: Request, found: Tables) -> Infeasible:
     )
 
 
+ROLES = {"tpot": "decoding", "ttft": "prompts"}
+"""What a target is of."""
+
+
 def _missed(asked: Question, found: Tables, target: str) -> str:
     """The target and by how much the best column misses it; nothing where one meets it."""
     limit = getattr(asked.targets, target)
@@ -62,6 +66,8 @@ def _missed(asked: Question, found: Tables, target: str) -> str:
         return ""
     roles = {"tpot": ("any", "shared", "decode", "attention"), "ttft": ("any", "shared", "prefill")}
     tables = [one for one in found.tables if one.role in roles[target] and len(one)]
+    if not tables:
+        return f"{show(limit, 's')}: no pool holds the model's {ROLES[target]}"
     if asked.percentile is not None:
         reached = ttft_share if target == "ttft" else tpot_share
         best = max(float(reached(one.times, limit + np.zeros(len(one))).max()) for one in tables)

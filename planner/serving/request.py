@@ -115,7 +115,7 @@ def resolve(
     if options.budget is not None or options.objective == "price":
         _need_prices(fleets, "--budget" if options.budget is not None else "objective 'price'")
     asked = _question(options, means)
-    names = _architectures(options)
+    names = tuple(ARCHITECTURES) if options.architecture == "any" else (options.architecture,)
     record = {
         "model": found.name if isinstance(model, ModelSpec) else str(model),
         "cluster": _name(cluster),
@@ -135,19 +135,6 @@ def resolve(
         },
     }
     return Request(options, found, means, asked, engine, widths, names, record)
-
-
-def _architectures(options: Options) -> tuple[str, ...]:
-    """Those that are asked for; drafts are not modelled on separate pools of experts."""
-    known = [name for name in ARCHITECTURES if not options.draft_tokens or name != "attention-ffn"]
-    if options.architecture == "any":
-        return tuple(known)
-    if options.architecture not in known:
-        raise PlannerError(
-            f"--draft-tokens: found with architecture {options.architecture}, which has no model of"
-            f" drafts; expected one of {', '.join(known)}."
-        )
-    return (options.architecture,)
 
 
 def _name(cluster: str | Path | Cluster | None) -> str | None:
