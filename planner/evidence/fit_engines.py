@@ -1,7 +1,8 @@
 """Fit the four numbers of every engine, and test the fit on models left out of it.
 
 ``step`` and ``token`` are the pair of a grid with the least mean |log(predicted / measured)| of
-TPOT, then ``first`` and ``together`` that of TTFT.  An error counts at most as a factor of e, since
+TPOT, then ``waits`` and ``together`` that of TTFT; where prefill goes first, ``together`` has no
+effect and keeps its 1.  An error counts at most as a factor of e, since
 some runs wait for what no source states.  Leaving a model out repeats the choice without it.
 
 ``python -m planner.evidence.fit_engines`` writes ``engines.json``, which the validation page
@@ -29,12 +30,12 @@ RESULT = Path(__file__).with_name("engines.json")
 
 GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
     "tpot_mean_s": {
-        "step": (0.2e-3, 0.4e-3, 0.8e-3, 1.2e-3, 1.7e-3, 2.3e-3, 3e-3),
+        "step": (0.2e-3, 0.4e-3, 0.6e-3, 0.8e-3, 1.2e-3, 1.6e-3, 2e-3, 2.5e-3),
         "token": (4e-6, 8e-6, 16e-6, 24e-6),
     },
     "ttft_mean_s": {
-        "first": (0.02, 0.04, 0.06, 0.1, 0.2, 0.3),
-        "together": (1.0, 2.0, 2.5, 3.0, 4.0, 4.5, 5.0),
+        "waits": (1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 25.0),
+        "together": (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0),
     },
 }
 """What each metric decides, in this order, and the values that are tried."""
@@ -47,8 +48,11 @@ def fit_engine(engine: Engine, rows: Sequence[ServingRow], library: Library) -> 
     found: dict[str, Any] = {"parameters": {}, "models": {}}
     for metric, grid in GRIDS.items():
         some = [row for row in rows if row.metric == metric]
+        tried = {
+            name: values for name, values in grid.items() if engine.mixes or name != "together"
+        }
         points: list[dict[str, Any]] = [
-            dict(zip(grid, values, strict=True)) for values in product(*grid.values())
+            dict(zip(tried, values, strict=True)) for values in product(*tried.values())
         ]
         errors = np.array([_errors(replace(engine, **one), some, library) for one in points])
         best = int(_loss(errors).argmin())

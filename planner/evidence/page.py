@@ -187,7 +187,7 @@ def _engines() -> str:
         "Four for an engine, chosen on a grid from the aggregated runs with a stated concurrency;"
         " the generic engine has those of vLLM.",
         "",
-        "| engine | step | token | first | together |",
+        "| engine | step | token | waits | together |",
         "|---|---:|---:|---:|---:|",
     ]
     found = fit_engines.result()
@@ -195,7 +195,7 @@ def _engines() -> str:
         p = one["parameters"]
         lines.append(
             f"| {name} | {p['step'] * 1e3:.1f} ms | {p['token'] * 1e6:.0f} us"
-            f" | {p['first'] * 1e3:.0f} ms | {p['together']:.1f} |"
+            f" | {p['waits']:.0f} | {p.get('together', 1.0):.1f} |"
         )
     lines += [
         "",

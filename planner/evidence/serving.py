@@ -37,6 +37,8 @@ DEFAULTS = {
     "isl": "4096 tokens",
     "waves": "every place is taken ten times, the first time all at once",
     "lengths": "InferenceX draws lengths from 0.8 to 1 of the stated ones; all others are equal",
+    "drafts": "CloudMatrix-Infer drafts one token, taken in 7 of 10 steps (arXiv 2506.12708)",
+    "load": "latencies are predicted only where requests in flight or a rate are stated",
 }
 """What a row is taken to mean where its source does not say."""
 
@@ -45,6 +47,8 @@ RANDOM_LENGTHS = "InferenceX"
 ISL = 4096.0
 DIES = {"ascend-910c": ("cloudmatrix384-die", 2)}
 """Packages that a framework sees as several devices: their cluster, and how many."""
+SPECULATION = {"cloudmatrix-infer": (1.0, 0.7)}
+"""Drafts of a step, and their acceptance, of engines that are known to speculate always."""
 FULL = 0.95
 UNLIMITED = 1e6
 """Requests in flight of a run that sends all at once."""
@@ -144,7 +148,9 @@ def _predict(
     cluster = library.cluster(name)
     devices = int(first.number("num_devices", 1.0)) * dies(first)
     engine = engines.get(first.cells["engine"], engines["generic"])
-    net = network(cluster, devices)
+    node = cluster.devices_per_node
+    whole_nodes = devices if devices < node else -(-devices // node) * node
+    net = network(cluster, whole_nodes)
     run = Runtime(cluster.accelerator, net, model.hidden, widths_of(first, model), engine)
     replica, load = replica_of(rows), load_of(rows)
     if np.any(most_running(run, model, replica, load) < 1.0):
@@ -181,8 +187,10 @@ def _decode_state(run: Runtime, replica: Replica, model: ModelSpec, load: Load) 
 def _prefill_values(
     rows: list[ServingRow], pool: Pool, model: ModelSpec, load: Load
 ) -> list[float | None]:
-    """Prompts one after the other on each attention rank."""
-    prompt = prefill_seconds(pool, model, load.isl, load.hit)
+    """Prompts on each attention rank: as many together as are in flight, where that is stated."""
+    each = np.maximum(load.concurrency / pool.replica.split.attention_dp, 1.0)
+    several = np.where(load.concurrency < UNLIMITED, each, 1.0)
+    prompt = prefill_seconds(pool, model, load.isl, load.hit, several) / several
     devices = pool.replica.devices / dies(rows[0])
     rate = pool.replica.split.attention_dp * load.isl / prompt / devices
     found = {
@@ -248,14 +256,16 @@ def load_of(rows: list[ServingRow]) -> Load:
         hit=np.array([row.number("prefix_hit", 0.0) for row in rows]),
         waves=np.full(len(rows), WAVES),
         fixed=np.array([0.0 if RANDOM_LENGTHS in row.source else 1.0 for row in rows]),
+        drafts=np.array([SPECULATION.get(row.cells["engine"], (0.0, 0.0))[0] for row in rows]),
+        acceptance=np.array([SPECULATION.get(row.cells["engine"], (0.0, 0.0))[1] for row in rows]),
     )
 
 
 def _value(row: ServingRow, state: Steady, devices: Array, index: int) -> float | None:
     """The metric of a row, or None where it is not predicted."""
     if row.metric in METRICS:
-        if row.cells["request_rate"] == "inf":  # how many requests were sent is not stated
-            return None if row.metric == "ttft_mean_s" else float(state.tpot[index])
+        if row.cells["request_rate"] in ("", "inf") and not row.cells["concurrency"]:
+            return None  # latency is that of a load, and none is stated
         return float(getattr(state, METRICS[row.metric])[index])
     output = state.throughput[index] / devices[index]
     isl, osl = row.number("isl", ISL), row.number("osl", 1.0)

@@ -6,6 +6,7 @@ Projections and experts see all their tokens together, the attention core each k
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -19,15 +20,19 @@ from planner.costs.topology import Network
 from planner.costs.tree import Cost, Seconds, leaf, seq
 from planner.specs.engine import Engine, Widths
 from planner.specs.hardware import Accelerator
-from planner.specs.kernel_sets import ExpertSet, LowLatencySet, OneKernelSet
+from planner.specs.kernel_sets import ExpertSet, LowLatencySet, NormalSet, OneKernelSet
 from planner.specs.model import (
+    Attention,
     DenseFeedForward,
+    FeedForward,
     GroupedQueryAttention,
     LatentAttention,
     Layer,
     LinearAttention,
     MixtureOfExperts,
+    SparseIndexer,
 )
+from planner.specs.skew import RankSkew, over_mean
 
 Array = NDArray[np.float64]
 
@@ -36,7 +41,26 @@ PEAKS = {"mxfp8": "fp8", "fp8_block": "fp8", "nvfp4": "fp4"}
 
 FUSED_QUANTISATION = ("fp8", "int8", "nvfp4")
 """Datatypes whose activations an engine quantises in the kernel before, where the measured tables
-time a kernel of its own."""
+time a kernel of its own.  Engines have such kernels for the plain layers of Llama and DeepSeek;
+where queries and keys are normalised, each product is quantised for itself."""
+
+
+SPARSE_HEADS = 64.0
+"""Query heads that a sparse latent kernel multiplies at least, those it lacks filled up
+(deepseek-ai/FlashMLA, sparse prefill)."""
+
+EXCHANGE_CORES = 24.0
+"""Multiprocessors of DeepEP's normal kernels (their default)."""
+
+SCAN_CHUNK = 64.0
+"""Tokens of a sequence that a recurrent mixer's kernels take at a time, one after the other."""
+
+SCAN_STEP = 1.7e-6
+"""Time of one such chunk, however many heads run beside it [s] ..."""
+
+SCAN_PASSES = 10.0
+"""... and its passes over the state in 32 bits.  Both from the gated delta net of Qwen3.5 on H200
+and B200 with 4 to 64 heads (aiconfigurator-core 0.12.0, sglang 0.5.14, Apache-2.0)."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +111,11 @@ class Runtime:
     widths: Widths
     engine: Engine
     imbalance: float = 1.0
-    """Rows of the busiest expert-parallel rank over the mean."""
+    """Rows of the busiest expert-parallel rank over the mean; multiplies ``skew``."""
+    skew: RankSkew | None = None
+    """The same by the number of ranks, where loads are known."""
+    fused: bool = True
+    """Whether the kernel before a product quantises its operand."""
 
     @property
     def matrix(self) -> tuple[str, float]:
@@ -103,7 +131,7 @@ class Runtime:
         """Y[m,n] = X[m,k] W[k,n]; ``plain`` products stay in 16 bits."""
         dtype, stored = ("bf16", 2.0) if plain else self.matrix
         kernel = kernels.parameters(self.device, "gemm", dtype, _library(self, "gemm", dtype))
-        if dtype in FUSED_QUANTISATION:
+        if self.fused and dtype in FUSED_QUANTISATION:
             bare = kernels.parameters(self.device, "gemm", "bf16", _library(self, "gemm", "bf16"))
             kernel = replace(kernel, launch=min(kernel.launch, bare.launch), quantise=0.0)
         seconds = kernels.gemm_time(kernel, self.device, dtype, m, n, k, stored)
@@ -139,17 +167,40 @@ def _family(run: Runtime, name: str, plain: str) -> str:
 
 def layer_cost(run: Runtime, layer: Layer, split: Split, step: Step) -> Cost:
     """Time of one layer for one iteration on one device [s]."""
-    parts = [mixer_cost(run, layer, split, step)]
-    if isinstance(layer.feedforward, MixtureOfExperts):
-        parts.append(experts_cost(run, layer.feedforward, split, step.tokens))
-    elif layer.feedforward is not None:
-        parts.append(dense_cost(run, layer.feedforward, split, step.tokens))
-    return seq("layer", parts)
+    return layer_costs(run, [layer], split, step)[layer]
 
 
-def mixer_cost(run: Runtime, layer: Layer, split: Split, step: Step) -> Cost:
-    """Time of a layer's token mixer, norm and all-reduce included [s]."""
-    spec, tokens, hidden = layer.attention, step.tokens, run.hidden
+def layer_costs(
+    run: Runtime, layers: Iterable[Layer], split: Split, step: Step
+) -> dict[Layer, Cost]:
+    """Time of one layer of every kind [s]; parts that kinds have in common are evaluated once."""
+    mixers: dict[Attention, Cost] = {}
+    parts: dict[tuple[FeedForward, bool], Cost] = {}
+    found = {}
+    for layer in layers:
+        mixer, part = layer.attention, layer.feedforward
+        own = replace(run, fused=False) if getattr(mixer, "qk_norm", False) else run
+        if mixer not in mixers:
+            mixers[mixer] = mixer_cost(own, mixer, split, step)
+        both = [mixers[mixer]]
+        if part is not None:
+            if (part, own.fused) not in parts:
+                parts[part, own.fused] = feedforward_cost(own, part, split, step.tokens)
+            both.append(parts[part, own.fused])
+        found[layer] = seq("layer", both)
+    return found
+
+
+def feedforward_cost(run: Runtime, spec: FeedForward, split: Split, tokens: Array) -> Cost:
+    """Time of a feed-forward part, norm and exchange included [s]."""
+    if isinstance(spec, MixtureOfExperts):
+        return experts_cost(run, spec, split, tokens)
+    return dense_cost(run, spec, split, tokens)
+
+
+def mixer_cost(run: Runtime, spec: Attention, split: Split, step: Step) -> Cost:
+    """Time of a token mixer, norm and all-reduce included [s]."""
+    tokens, hidden = step.tokens, run.hidden
     if isinstance(spec, LinearAttention):
         products = _linear(run, spec, split, step)
     elif isinstance(spec, LatentAttention):
@@ -171,6 +222,7 @@ def _grouped(run: Runtime, spec: GroupedQueryAttention, split: Split, step: Step
     core = _core(run, step, heads, kv_heads, spec.head_dim, value_dim, spec.window, seen)
     return [
         run.gemm("QKV projection", tokens, columns, hidden),
+        *_indexer(run, spec.indexer, spec.query_rank, step),
         *core,
         run.gemm("output projection", tokens, hidden, heads * value_dim),
     ]
@@ -226,11 +278,35 @@ def _cache(kv: str) -> str:
     return "fp8" if OPERAND_BYTES[kv] < 2.0 else "bf16"
 
 
+def _indexer(
+    run: Runtime, spec: SparseIndexer | None, query_rank: int | None, step: Step
+) -> list[Cost]:
+    """Scores of all keys for every token, and the best of them; every rank has all its heads."""
+    if spec is None or spec.shared:
+        return []
+    tokens, columns = step.tokens, float(spec.heads * spec.head_dim)
+    prompts = step.prefills * step.chunk * (step.cached + 0.5 * step.chunk)
+    scores = prompts + step.decodes * step.verified * step.context
+    read = step.prefills * (step.cached + step.chunk) + step.decodes * step.context
+    dtype = "fp8" if "fp8" in run.device.peak else "bf16"
+    kernel = kernels.parameters(run.device, "gemm", "bf16", _library(run, "gemm", "bf16"))
+    nbytes = OPERAND_BYTES[dtype] * spec.head_dim * read + 4.0 * scores
+    logits = kernels.roofline(run.device, kernel, dtype, 2.0 * columns * scores, nbytes)
+    return [
+        run.gemm("indexer queries", tokens, columns, float(query_rank or run.hidden)),
+        run.gemm("indexer keys", tokens, float(spec.head_dim + spec.heads), run.hidden),
+        run.moved("indexer norm, rotary, cast", 6.0 * tokens * (columns + spec.head_dim), 6.0),
+        leaf("indexer scores", np.where(tokens > 0, logits, 0.0), "compute"),
+        run.moved("indexer top-k", 8.0 * scores, 2.0),
+    ]
+
+
 def _latent(run: Runtime, spec: LatentAttention, split: Split, step: Step) -> list[Cost]:
     """Latent attention: expanded for prompts, absorbed into the latent for decoding."""
     hidden, heads = run.hidden, spec.heads / split.tp
     tokens, device, cache = step.tokens, run.device, _cache(run.widths.kv)
     prompts, decoding = step.prefills * step.chunk, step.decodes * step.verified
+    held = step.prefills * (step.cached + step.chunk)
     key_dim, rank = spec.nope_dim + spec.rope_dim, spec.kv_rank
     down = run.gemm(
         "latent down-projection",
@@ -242,25 +318,34 @@ def _latent(run: Runtime, spec: LatentAttention, split: Split, step: Step) -> li
         "query up-projection", tokens, heads * key_dim, float(spec.query_rank or hidden)
     )
     expand = run.gemm(
-        "key-value up-projection", prompts, heads * (spec.nope_dim + spec.value_dim), rank
+        "key-value up-projection", held, heads * (spec.nope_dim + spec.value_dim), rank
     )
     family = _family(run, "mla_prefill", "attention_prefill")
-    prefill = kernels.prefill_attention(
-        device,
-        "bf16",
-        np.maximum(step.prefills, 1e-9),
-        np.maximum(step.chunk, 1.0),
-        heads,
-        heads,
-        key_dim,
-        spec.value_dim,
-        cached=step.cached,
-        kv_bytes=OPERAND_BYTES[cache],
-        library=_library(run, family, "bf16"),
-        family=family,
-    )
-    seen = step.context
+    libraries: list[str | None]
+    libraries = [name for name, sets in device.kernels[family].items() if "bf16" in sets]
+    found = [
+        kernels.prefill_attention(
+            device,
+            "bf16",
+            np.maximum(step.prefills, 1e-9),
+            np.maximum(step.chunk, 1.0),
+            heads,
+            heads,
+            key_dim,
+            spec.value_dim,
+            cached=step.cached,
+            kv_bytes=OPERAND_BYTES[cache],
+            library=name,
+            family=family,
+        )
+        for name in libraries or [None]
+    ]
+    prefill = np.min(np.broadcast_arrays(*found), axis=0)  # engines share these kernels
+    expanded, seen = np.asarray(expand.seconds), step.context
     if spec.indexer is not None:
+        sparse = step.cached + step.chunk > spec.indexer.top_k
+        expanded = np.where(sparse, 0.0, expanded)
+        prefill = np.where(sparse, _sparse_prompts(run, spec, heads, step), prefill)
         seen = np.minimum(seen, spec.indexer.top_k)
     shape = Decode.of(
         np.maximum(step.decodes, 1e-9),
@@ -281,23 +366,40 @@ def _latent(run: Runtime, spec: LatentAttention, split: Split, step: Step) -> li
     return [
         down,
         query,
+        *_indexer(run, spec.indexer, spec.query_rank, step),
         leaf("absorbed projections", np.where(decoding > 0, absorb, 0.0), "compute"),
-        expand,
+        leaf("key-value up-projection", expanded, "compute"),
         leaf("attention of prompts", np.where(prompts > 0, prefill, 0.0), "compute"),
         leaf("attention of decoding", np.where(decoding > 0, decode, 0.0), "memory"),
         run.gemm("output projection", tokens, hidden, heads * spec.value_dim),
     ]
 
 
+def _sparse_prompts(run: Runtime, spec: LatentAttention, heads: Array, step: Step) -> Array:
+    """Latent attention of prompts to the keys that the indexer chose, absorbed as in decoding."""
+    assert spec.indexer is not None
+    family = "attention_prefill"
+    kernel = kernels.parameters(run.device, family, "bf16", _library(run, family, "bf16"))
+    wide, tokens = 2.0 * spec.kv_rank + spec.rope_dim, step.prefills * step.chunk
+    seen = np.minimum(step.cached + 0.5 * step.chunk, spec.indexer.top_k)
+    core = 2.0 * tokens * seen * np.maximum(heads, SPARSE_HEADS) * wide
+    folded = 2.0 * tokens * heads * spec.kv_rank * (spec.nope_dim + spec.value_dim)
+    nbytes = OPERAND_BYTES[_cache(run.widths.kv)] * tokens * (spec.kv_rank + spec.rope_dim)
+    return np.asarray(kernels.roofline(run.device, kernel, "bf16", core + folded, nbytes))
+
+
 def _linear(run: Runtime, spec: LinearAttention, split: Split, step: Step) -> list[Cost]:
-    """A recurrent mixer: the state of every sequence is read and written once."""
+    """A recurrent mixer: the state is read and written for every chunk of a sequence."""
     tokens, device = step.tokens, run.device
     columns, rows = spec.input_columns / split.tp, spec.output_rows / split.tp
     kernel = kernels.parameters(device, "attention_prefill", "bf16")
-    state = 2.0 * 4.0 * spec.state_elements / split.tp * (step.prefills + step.decodes)
+    chunks = step.chunk / SCAN_CHUNK
+    passes = SCAN_PASSES * step.prefills * np.maximum(chunks, 1.0) + 2.0 * step.decodes
+    state = 4.0 * spec.state_elements / split.tp * passes
     nbytes = 2.0 * tokens * (columns + rows) + state
     flops = tokens * spec.recurrence_flops / split.tp
     scan = kernels.roofline(device, kernel, "bf16", flops, nbytes)
+    scan = scan + np.where(step.prefills > 0, SCAN_STEP * chunks, 0.0)
     return [
         run.gemm("input projection", tokens, columns, run.hidden),
         leaf(f"{spec.name} scan", scan, "memory"),
@@ -339,20 +441,22 @@ def experts_cost(run: Runtime, spec: MixtureOfExperts, split: Split, tokens: Arr
     everything = tokens * split.attention_dp
     copies = everything * spec.top_k
     local = spec.experts / split.ep
-    skew = np.where(split.ep > 1, run.imbalance, 1.0)
+    skew = over_mean(run.imbalance, run.skew, split.ep)
     rows = np.minimum(copies / split.ep * skew, everything * np.minimum(local, spec.top_k))
-    used = distinct_experts(spec.experts, spec.top_k, everything) / split.ep
-    dtype, stored = run.matrix
-    active = np.minimum(used, np.maximum(rows, 1e-9))
+    used = distinct_experts(spec.experts, spec.top_k, everything, ranks=split.ep)
+    dtype, sets = _experts_sets(run)
+    stored = OPERAND_BYTES[run.widths.weights]
+    active, rows = used, np.maximum(rows, used)
     shape = (rows, active, local, inside, spec.width / split.moe_tp, 3 if spec.gated else 2)
+    dispatch, combine, direct = exchange_seconds(run, spec, split, tokens)
+    spread = split.attention_dp > 1
+    passed = np.where(spread & direct, rows, copies)  # what is sent here holds no others' rows
     found = [
-        kernels.experts_time(kernel, run.device, dtype, *shape, copies, weight_bytes=stored)
-        for kernel in _experts_sets(run, dtype)
+        kernels.experts_time(kernel, run.device, dtype, *shape, passed, weight_bytes=stored)
+        for kernel in sets
     ]
     seconds = np.min(np.broadcast_arrays(*found), axis=0)
-    spread = split.attention_dp > 1
     devices = split.tp * split.attention_dp
-    dispatch, combine = exchange_seconds(run, spec, split, tokens)
     reduce = run.all_reduce("", devices, 2.0 * tokens * hidden).seconds
     parts = [
         run.moved("norm", 8.0 * tokens * hidden),
@@ -371,12 +475,13 @@ def experts_cost(run: Runtime, spec: MixtureOfExperts, split: Split, tokens: Arr
 
 def exchange_seconds(
     run: Runtime, spec: MixtureOfExperts, split: Split, tokens: Array
-) -> tuple[Seconds, Seconds]:
+) -> tuple[Seconds, Seconds, NDArray[np.bool_]]:
     """Time to bring the tokens of all attention ranks to their experts, and back [s].
 
+    Also returned is where every token goes to its experts alone.
     Every rank gathers all tokens and the results are reduced, or each token is sent to the ranks of
-    its experts in 8 bits and comes back in 16, by NCCL or by DeepEP's low-latency kernels:
-    whichever is fastest.
+    its experts in 8 bits and comes back in 16, by NCCL or by one of DeepEP's kernels: whichever is
+    fastest.
     """
     devices, hidden = split.tp * split.attention_dp, spec.expert_hidden(run.hidden)
     everything = 2.0 * tokens * split.attention_dp * hidden
@@ -387,41 +492,57 @@ def exchange_seconds(
     back = collectives.all_to_all(run.net, split.ep, split.moe_tp, 2.0 * copies)
     if "dispatch_low_latency" in run.device.kernels:
         there, back = (
-            np.minimum(own, _low_latency(run, phase, spec, split, tokens))
+            np.minimum(own, _deepep(run, phase, spec, split, tokens))
             for phase, own in (("dispatch", there), ("combine", back))
         )
     whole = (split.ep > 1) & (split.moe_tp == 1)  # an expert's parts would have to be added up
     direct = whole & (there + back < gather + scatter)
-    return np.where(direct, there, gather), np.where(direct, back, scatter)
+    return np.where(direct, there, gather), np.where(direct, back, scatter), direct
 
 
-def _low_latency(
+def _deepep(
     run: Runtime, phase: str, spec: MixtureOfExperts, split: Split, tokens: Array
 ) -> Seconds:
-    """One phase of DeepEP's low-latency exchange; it serves experts over whole nodes [s]."""
-    sets = next(iter(run.device.kernels[f"{phase}_low_latency"].values()))
+    """One phase of DeepEP's faster exchange; it serves experts over whole nodes [s].
+
+    The low-latency kernels send every copy to its expert, the normal ones each token once to a
+    node, for which they take multiprocessors and learn the counts first.
+    """
+    own = run.device.kernels
     node, fabric = run.net.tiers[0], run.net.tiers[-1]
-    nodes = split.ep / deepep.LOCAL
+    nodes = np.maximum(split.ep / deepep.LOCAL, 1.0)
+    hidden, each = spec.expert_hidden(run.hidden), tokens / split.tp
+    rates = (node.bandwidth, fabric.bandwidth)
+    quick = next(iter(next(iter(own[f"{phase}_low_latency"].values())).values()))
     seconds = deepep.low_latency(
-        cast(LowLatencySet, next(iter(sets.values()))),
-        phase,
-        np.maximum(nodes, 1.0),
-        tokens / split.tp,
-        spec.expert_hidden(run.hidden),
-        spec.top_k,
-        spec.experts,
-        node.bandwidth,
-        fabric.bandwidth,
-        run.device.cores,
+        *(cast(LowLatencySet, quick), phase, nodes, each, hidden, spec.top_k, spec.experts),
+        *(*rates, run.device.cores),
     )
-    return np.where(nodes >= 1.0, seconds, np.inf)
+    if f"{phase}_normal" in own:
+        wide = next(iter(next(iter(own[f"{phase}_normal"].values())).values()))
+        normal = deepep.normal(
+            *(cast(NormalSet, wide), phase, nodes, each, hidden, spec.top_k, spec.experts),
+            *(EXCHANGE_CORES, *rates),
+        )
+        first = deepep.notice(nodes) if phase == "dispatch" else 0.0
+        seconds = np.minimum(seconds, normal + first)
+    return np.where(split.ep >= deepep.LOCAL, seconds, np.inf)
 
 
-def _experts_sets(run: Runtime, dtype: str) -> list[ExpertSet]:
-    """The expert kernels that engines choose from: all that the device has in the datatype."""
+def _experts_sets(run: Runtime) -> tuple[str, list[ExpertSet]]:
+    """Datatype of the rows, and the expert kernels that engines choose from: all of the device.
+
+    Weights narrower than the activations have kernels of their own, named for the weights; where
+    matrix units take mxfp4, they take its rows in mxfp8.
+    """
+    dtype, weights = run.matrix[0], run.widths.weights
     libraries = run.device.kernels.get("experts", {})
-    found = [sets[dtype] for name, sets in libraries.items() if dtype in sets and name != "pytorch"]
-    return cast(list[ExpertSet], found or [kernels.parameters(run.device, "experts", dtype)])
+    for name in (weights, dtype):
+        found = [sets[name] for lib, sets in libraries.items() if name in sets and lib != "pytorch"]
+        if found:
+            scaled = name == "mxfp4" and "fp4" in run.device.peak
+            return "mxfp8" if scaled else dtype, cast(list[ExpertSet], found)
+    return dtype, [kernels.parameters(run.device, "experts", dtype)]
 
 
 def head_cost(run: Runtime, vocab: int, split: Split, rows: Array) -> Cost:

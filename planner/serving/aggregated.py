@@ -7,16 +7,17 @@ Requests of ``isl`` and ``osl`` tokens run at most ``running`` at a time.  In an
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from planner.costs.terms import Ref, term
 from planner.layers.inference import Array, Runtime, Step
 from planner.serving.iteration import Replica, iteration
 from planner.serving.memory import memory, sequence_bytes
 from planner.specs.model import ModelSpec
 
-ROUNDS = 12
+ROUNDS = 5
 """Steps of the fixed point."""
 BISECTIONS = 24
 """Halvings of the logarithm of the requests in flight: they are found to a millionth."""
@@ -36,6 +37,29 @@ class Load:
     """How often every place is taken in the period that is looked at; the first all at once."""
     fixed: Array
     """1 if all requests have the same lengths, so that they keep step; else 0."""
+    drafts: Array = field(default_factory=lambda: np.zeros(()))
+    """Tokens that a step drafts for every sequence, all checked by the next."""
+    acceptance: Array = field(default_factory=lambda: np.zeros(()))
+    """Chance that a drafted token is the right one."""
+
+    def __post_init__(self) -> None:
+        for name in ("drafts", "acceptance"):
+            object.__setattr__(self, name, getattr(self, name) + np.zeros_like(self.isl))
+
+    @property
+    def tokens_a_step(self) -> Array:
+        """Tokens of a sequence that a step yields."""
+        return accepted(self.drafts, self.acceptance)
+
+
+@term(
+    "1 + a + ... + a^k = (1 - a^(k+1)) / (1 - a)",
+    Ref("Leviathan et al., arXiv 2211.17192", "equation 1"),
+)
+def accepted(drafts: Array, acceptance: Array) -> Array:
+    """Tokens that a step with ``k`` drafts, each right with chance ``a``, yields on average."""
+    right = np.minimum(acceptance, 1.0 - 1e-6)
+    return np.asarray((1.0 - right ** (drafts + 1.0)) / (1.0 - right))
 
 
 @dataclass(frozen=True)
@@ -76,6 +100,7 @@ def steady(run: Runtime, model: ModelSpec, replica: Replica, load: Load) -> Stea
     fresh = np.maximum(load.isl * (1.0 - load.hit), 1.0)
     context = load.isl + 0.5 * load.osl
     zero, one = np.zeros_like(running), np.ones_like(running)
+    verified, steps = 1.0 + load.drafts, load.osl / load.tokens_a_step
     budget = np.maximum(engine.chunk - (running if engine.mixes else zero), 256.0)
     pieces = np.ceil(fresh / budget)
     chunk = fresh / pieces
@@ -84,37 +109,53 @@ def steady(run: Runtime, model: ModelSpec, replica: Replica, load: Load) -> Stea
     """Pieces of prompts in one iteration."""
 
     def seconds(decodes: Array, prefills: Array) -> Array:
-        step = Step(prefills, chunk, cached, decodes, context, one)
+        step = Step(prefills, chunk, cached, decodes, context, verified)
         return np.asarray(iteration(run, model, replica, step).seconds)
 
-    prompt = pieces * seconds(zero, one)
+    prompt = beside = pieces * seconds(zero, one)
+    if not engine.mixes:  # a prompt's part of an iteration of nothing else
+        several = np.minimum(most, running)
+        beside = pieces * seconds(zero, several) / several
     all_at_once = 0.5 * (running + 1.0)
-    full = load.osl * most / pieces if engine.mixes else np.inf  # no iteration takes in more
-    decodes = np.minimum(running, full)
-    for _ in range(ROUNDS):
-        arrivals = decodes / load.osl * pieces  # pieces that an iteration takes in
+    others = 1.0 - 1.0 / running  # a sequence does not wait for its own prompt
+    in_step = load.fixed > 0
+
+    def mean_and_own(decodes: Array) -> tuple[Array, Array, Array]:
+        """Mean iteration, a request's time before its first token, and prompts taken with it."""
+        arrivals = decodes / steps * pieces  # pieces that an iteration takes in
         mixed = np.clip(np.maximum(-np.expm1(-arrivals), arrivals / most), 1e-9, 1.0)
         taken = np.minimum(arrivals / mixed, most)
-        others = 1.0 - 1.0 / running  # a sequence does not wait for its own prompt
-        plain = seconds(decodes, zero)
         if engine.mixes:
+            plain = seconds(decodes, zero)
             mean = plain + others * mixed * (seconds(decodes, taken) - plain)
-            together = np.where(load.fixed > 0, engine.together, apart(mixed))
-        else:
-            stalls = others * (1.0 - 0.5 * load.fixed)  # in step, half of the prompts come before
-            mean = plain + stalls * arrivals / taken * seconds(zero, taken)
-            together = np.where(load.fixed > 0, all_at_once, apart(mixed))
+            together = np.where(in_step, engine.together, apart(mixed))
+        else:  # in step, all decode together and half of the other prompts come before
+            half = 0.5 * (running - 1.0) / steps * beside
+            stalls = others * arrivals / taken * seconds(zero, taken)
+            mean = seconds(np.where(in_step, running, decodes), zero)
+            mean = mean + np.where(in_step, half, stalls)
+            together = np.where(in_step, all_at_once, apart(mixed))
         together = np.minimum(together, all_at_once)
-        life = load.osl * mean
-        target = running * life / (life + prompt * together)
-        decodes = np.clip(0.5 * decodes + 0.5 * target, 0.05, full)
-    throughput = decodes / mean * batches
+        return mean, engine.waits * mean + prompt + (together - 1.0) * beside, together
+
+    full = steps * most / pieces if engine.mixes else np.inf  # no iteration takes in more
+    decodes = np.minimum(running, full)
+    last = ahead = np.zeros_like(decodes)
+    for number in range(ROUNDS):
+        mean, own, together = mean_and_own(decodes)
+        life = steps * mean
+        target = np.minimum(running * life / (life + own), full)
+        slope = (target - ahead) / np.where(decodes == last, 1.0, decodes - last)
+        slope = np.where((decodes == last) | (number == 0), 0.0, np.clip(slope, -2.0, 0.5))
+        last, ahead = decodes, target
+        decodes = np.clip(decodes + (target - decodes) / (1.0 - slope), 0.05, full)
+    throughput = decodes * load.osl / life * batches
     queue = np.maximum(load.concurrency - running * batches, 0.0) * load.osl / throughput
     burst = (all_at_once - together) / load.waves
-    inside = np.maximum(running * life / decodes - life, prompt * together)  # Little's law
-    ttft = engine.first + inside + prompt * burst + queue
+    inside = np.maximum(running * life / decodes - life, own)  # Little's law
+    ttft = engine.first + inside + beside * burst + queue
     fits = limit >= 1.0
-    tpot, ttft = (np.where(fits, found, np.inf) for found in (mean, ttft))
+    tpot, ttft = (np.where(fits, found, np.inf) for found in (life / load.osl, ttft))
     return Steady(running, limit, tpot, ttft, np.where(fits, throughput, 0.0), prompt)
 
 

@@ -18,6 +18,7 @@ from planner.specs.model import (
     LinearAttention,
     MixtureOfExperts,
     ModelSpec,
+    SparseIndexer,
 )
 
 CONTEXT = 1.5e9
@@ -46,7 +47,8 @@ def weight_bytes(run: Runtime, model: ModelSpec, replica: Replica) -> Array:
             spec = layer.feedforward
             routed = float(spec.experts * spec.expert_parameters(hidden))
             router = float(hidden * spec.experts)
-        dense = (layer.parameters(hidden) - routed - router) / split.tp
+        whole = _whole_parameters(layer.attention, hidden)
+        dense = (layer.parameters(hidden) - routed - router - whole) / split.tp + whole
         attention = layer.attention
         if isinstance(attention, GroupedQueryAttention):  # key-value heads held more than once
             copied = np.maximum(1.0 - attention.kv_heads / split.tp, 0.0)
@@ -57,18 +59,44 @@ def weight_bytes(run: Runtime, model: ModelSpec, replica: Replica) -> Array:
     return total / replica.pp + 2.0 * tables / split.tp
 
 
+def _whole_parameters(attention: Attention, hidden: int) -> float:
+    """Parameters of a mixer that every rank of a TP group holds: what makes latents and indices."""
+    if isinstance(attention, LinearAttention):
+        return 0.0
+    found = (
+        0
+        if attention.indexer is None
+        else attention.indexer.parameters(hidden, attention.query_rank)
+    )
+    if isinstance(attention, LatentAttention):
+        found += hidden * ((attention.query_rank or 0) + attention.kv_rank + attention.rope_dim)
+    return float(found)
+
+
 def cache_bytes(run: Runtime, attention: Attention, tp: Array, tokens: Array) -> Array:
     """Bytes that one layer of a sequence of ``tokens`` holds on one device."""
     size = OPERAND_BYTES[run.widths.kv]
     if isinstance(attention, LinearAttention):
         return 4.0 * attention.state_elements / tp + 0.0 * tokens
     if isinstance(attention, LatentAttention):
-        return size * (attention.kv_rank + attention.rope_dim) * tokens
+        latent = size * (attention.kv_rank + attention.rope_dim) * tokens
+        return latent + _index_bytes(attention.indexer, tokens)
     if attention.borrows_kv:
         return 0.0 * tokens * tp
     kept = np.minimum(tokens, attention.window) if attention.window else tokens
+    if attention.compression:
+        kept = kept + (tokens - kept) / attention.compression
     heads = np.maximum(attention.kv_heads / tp, 1.0)
-    return size * heads * (attention.head_dim + (attention.value_dim or attention.head_dim)) * kept
+    value = 0 if attention.key_is_value else attention.value_dim or attention.head_dim
+    own = size * heads * (attention.head_dim + value) * kept
+    return own + _index_bytes(attention.indexer, tokens / max(attention.compression, 1))
+
+
+def _index_bytes(indexer: SparseIndexer | None, keys: Array) -> Array:
+    """Bytes of an indexer's own keys, one a token in 8 bits with a 32-bit scale."""
+    if indexer is None or indexer.shared:
+        return 0.0 * keys
+    return (indexer.head_dim + 4.0) * keys
 
 
 def sequence_bytes(run: Runtime, model: ModelSpec, replica: Replica, tokens: Array) -> Array:

@@ -21,7 +21,7 @@ class Widths:
 class Engine:
     """How an inference engine behaves where that changes the time or the memory.
 
-    ``step``, ``token``, ``first`` and ``together`` are fitted (docs/validation.md says on what).
+    ``step``, ``token``, ``waits`` and ``together`` are fitted (docs/validation.md says on what).
     """
 
     name: str
@@ -40,11 +40,14 @@ class Engine:
     mixes: bool = True
     """Whether an iteration holds prefill and decode tokens together; if not, prefill goes first."""
     step: float = 0.0
-    """Host time of an iteration that nothing hides [s]."""
+    """Time of an iteration of 64 layers that no kernel has: the gaps between kernels and what
+    nothing hides of the host [s].  It grows with the layers."""
     token: float = 0.0
     """The same for each running sequence [s]."""
-    first: float = 0.0
-    """Time of a request before and after the engine: tokenizer, scheduler, network [s]."""
+    first: float = 0.01
+    """Time of a request before and after the engine: tokenizer and network [s]; assumed."""
+    waits: float = 0.0
+    """Iterations that pass before an engine reads a request, and until its first token is sent."""
     together: float = 1.0
     """Prompts, itself included, that one of equal length is taken in with: requests of the same
     lengths finish, and come back, in groups."""
@@ -53,14 +56,14 @@ class Engine:
 ENGINES = {
     engine.name: engine
     for engine in (
-        Engine("vllm", "vllm", 8192, 1024, 0.90, step=1.7e-3, token=16e-6, first=0.06,
-               together=2.5),
-        Engine("sglang", "sglang", 8192, 1024, 0.88, mixes=False, step=2.3e-3, token=24e-6,
-               first=0.3),
+        Engine("vllm", "vllm", 8192, 1024, 0.90, step=1.6e-3, token=16e-6, waits=3.0,
+               together=2.0),
+        Engine("sglang", "sglang", 8192, 1024, 0.88, mixes=False, step=2.0e-3, token=24e-6,
+               waits=20.0),
         Engine("tensorrt-llm", "tensorrt-llm", 8192, 2048, 0.90, of_free=True, reserves=True,
-               step=0.8e-3, token=4e-6, first=0.04, together=4.5),
-        Engine("generic", None, 8192, 1024, 0.90, step=1.7e-3, token=16e-6, first=0.06,
-               together=2.5),
+               step=0.2e-3, token=8e-6, waits=4.0, together=3.0),
+        Engine("generic", None, 8192, 1024, 0.90, step=1.6e-3, token=16e-6, waits=3.0,
+               together=2.0),
     )
 }  # fmt: skip
 

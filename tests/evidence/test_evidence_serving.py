@@ -130,7 +130,11 @@ class TestPredictions:
         ("cells", "reason"),
         [
             ({"metric": "tpot_p99_s"}, "the metric is not predicted"),
-            ({"request_rate": "inf", "metric": "ttft_mean_s"}, "the metric is not predicted"),
+            (
+                {"request_rate": "inf", "concurrency": "", "metric": "ttft_mean_s"},
+                "the metric is not predicted",
+            ),
+            ({"concurrency": "", "metric": "tpot_mean_s"}, "the metric is not predicted"),
             ({"accelerator": "h100"}, "unknown accelerator 'h100'"),
             ({"model": "lama"}, "unknown model 'lama'"),
         ],
@@ -152,7 +156,7 @@ class TestEngines:
                 assert getattr(ENGINES[name], parameter) == pytest.approx(value)
 
     def test_a_fit_finds_the_host_time_that_was_put_in(self) -> None:
-        truth = replace(ENGINES["vllm"], step=1.7e-3, token=8e-6, first=0.04, together=2.5)
+        truth = replace(ENGINES["vllm"], step=1.6e-3, token=8e-6, waits=3.0, together=2.5)
         runs = [
             run(concurrency=c, metric=m, isl=i)
             for c in ("2", "16", "64")
@@ -163,7 +167,7 @@ class TestEngines:
         rows = [replace(p.row, value=p.predicted) for p in made]
         found = fit_engines.fit_engine(replace(truth, step=0.0), rows, LIBRARY)["parameters"]
         assert found["step"] == truth.step
-        assert found["first"] == truth.first
+        assert found["waits"] == truth.waits
 
     def test_a_misspelt_engine_is_named(self) -> None:
         with pytest.raises(PlannerError, match="found 'vlm', did you mean 'vllm'"):

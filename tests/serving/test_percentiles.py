@@ -172,7 +172,7 @@ class TestAgainstAReplay:
         moved = CHAT.mean(transfer_seconds(each, server.model, CHAT.isl))
         rate = busy / CHAT.mean(own)
         traffic = Traffic(CHAT.isl, CHAT.osl, CHAT.weight, requests=8000, rate=float(rate))
-        drawn = simulate(server.model, traffic, decode, prefill, ttft=0.2, tpot=0.0092)
+        drawn = simulate(server.model, traffic, decode, prefill, ttft=0.15, tpot=0.0091)
 
         def step(running: Array, context: Array) -> Array:
             return np.asarray(server.seconds(decodes=running, context=context))
@@ -202,7 +202,7 @@ class TestAgainstAReplay:
             ):
                 expected = pytest.approx(getattr(measured, name), rel=error)
                 assert percentile(found, share) == expected, (percentile, name)
-        within = attainment(found, ttft=0.2, tpot=0.0092)
+        within = attainment(found, ttft=0.15, tpot=0.0091)
         assert within == pytest.approx(drawn.within, abs=0.05)
 
 

@@ -449,6 +449,10 @@ class TestAnswers:
 class TestClosedForm:
     """Requests of mixed lengths, where neither side has a fitted number."""
 
+    def unfitted(self, server: Any) -> Any:
+        engine = replace(server.run.engine, waits=0.0)
+        return replace(server, run=replace(server.run, engine=engine))
+
     def near(self, found: Result, closed: Steady, ttft: float, tpot: float) -> None:
         assert closed.tpot.item() == pytest.approx(found.tpot.mean, rel=tpot)
         assert closed.throughput.item() == pytest.approx(found.throughput, rel=tpot)
@@ -458,7 +462,7 @@ class TestClosedForm:
     @pytest.mark.parametrize("concurrency", [16, 64, 256])
     @pytest.mark.parametrize("isl", [1000, 4000])
     def test_dense(self, bench: Any, engine: str, concurrency: int, isl: int) -> None:
-        server = bench.server(engine=engine, **QWEN)
+        server = self.unfitted(bench.server(engine=engine, **QWEN))
         load = {"isl": isl, "osl": 500, "concurrency": concurrency}
         found = replay(server, mixed(isl, 500, requests=1500, concurrency=concurrency))
         closed = server.steady(**load, waves=1500 / concurrency)
@@ -466,7 +470,7 @@ class TestClosedForm:
 
     @pytest.mark.parametrize("concurrency", [8, 64])
     def test_experts(self, bench: Any, concurrency: int) -> None:
-        server = bench.server(**DEEPSEEK)
+        server = self.unfitted(bench.server(**DEEPSEEK))
         load = {"isl": 4000, "osl": 500, "concurrency": concurrency}
         found = replay(server, mixed(4000, 500, requests=1000, concurrency=concurrency))
         closed = server.steady(**load, waves=1000 / concurrency)
@@ -486,7 +490,8 @@ class TestClosedForm:
     @pytest.mark.parametrize("concurrency", [8, 64])
     def test_pools(self, bench: Any, concurrency: int) -> None:
         pools = bench.pools(prefill=2, **QWEN | {"tp": 2})
-        server = pools.server
+        server = self.unfitted(pools.server)
+        pools = replace(pools, server=server)
         asked = mixed(4000, 500, requests=1000, concurrency=concurrency)
         found = simulate(server.model, asked, pool(server), pool(server, count=2))
         closed = pools.steady(isl=4000, osl=500, concurrency=concurrency, waves=1000 / concurrency)
