@@ -340,6 +340,63 @@ class TestExperts:
         assert 2 * few - many == pytest.approx(held, rel=0.01)
 
 
+class TestMeasured:
+    """Times of one layer beside the public tables' [s]: aiconfigurator-core 0.12.0, Apache-2.0."""
+
+    def parts(self, model: str, step: Step, cluster: str, **widths: str) -> Counter[str]:
+        machines, spec = find_cluster(cluster), find_model(model)
+        run = Runtime(
+            machines.accelerator,
+            network(machines, 8),
+            spec.hidden,
+            Widths(**widths),
+            find_engine("sglang"),
+        )
+        cost = layer_cost(run, spec.layers[-2], Split(*map(column, (8, 1, 1, 8))), step)
+        found: Counter[str] = Counter()
+        for leaf in leaves(cost):
+            found[leaf.name] += float(np.sum(leaf.seconds))
+        return found
+
+    OUTSIDE = ("norm and rotary", "all-reduce (TP)")
+
+    @pytest.mark.parametrize(
+        ("step", "measured"),
+        [
+            (decoding(4, 8192), 86e-6),
+            (decoding(16, 8192), 104e-6),
+            (decoding(64, 4096), 139e-6),
+            (prompt(4096), 2627e-6),
+            (prompt(8192), 5163e-6),
+        ],
+    )
+    def test_sparse_attention_of_glm_5(self, step: Step, measured: float) -> None:
+        """dsa modules of H200 at tp 8, 16-bit cache."""
+        widths = {"weights": "fp8_block", "activations": "fp8_block"}
+        found = self.parts("glm-5", step, "hgx-h200", **widths)
+        experts = ("norm", "router", "top-k", "experts", "activation", "dispatch tokens")
+        kept = [n for n in found if n not in (*self.OUTSIDE, *experts) and "shared" not in n]
+        assert sum(found[name] for name in kept) == pytest.approx(measured, rel=0.35)
+
+    @pytest.mark.parametrize(
+        ("tokens", "measured"), [(1024, 66e-6), (4096, 168e-6), (8192, 324e-6)]
+    )
+    def test_a_scan_of_the_gated_delta_net(self, tokens: int, measured: float) -> None:
+        """B200, 8 heads a device, chunks one after the other."""
+        (found,) = (
+            value
+            for name, value in self.parts("qwen3.5-397b-a17b", prompt(tokens), "dgx-b200").items()
+            if name.endswith("scan")
+        )
+        assert found == pytest.approx(measured, rel=0.35)
+
+    @pytest.mark.parametrize(("tokens", "measured"), [(4, 25e-6), (64, 60e-6), (1024, 135e-6)])
+    def test_experts_in_mxfp4(self, tokens: int, measured: float) -> None:
+        """gpt-oss-120b on B200 at tp 8: rows in mxfp8, which 16-bit kernels are far from."""
+        found = self.parts("gpt-oss-120b", decoding(tokens), "dgx-b200", weights="mxfp4")["experts"]
+        assert found == pytest.approx(measured, rel=0.35)
+
+
 class TestNothing:
     def test_without_prompts_or_sequences_no_attention_of_theirs(self) -> None:
         for model in (LLAMA, DEEPSEEK):

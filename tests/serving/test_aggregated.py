@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from planner.specs.engine import Widths
+
 ENGINES = ["vllm", "sglang", "tensorrt-llm"]
 LENGTHS = [(1024, 128), (128, 2048), (8192, 1024)]
 BUSY = np.array([1.0, 4.0, 16.0, 64.0])
@@ -53,6 +55,46 @@ class TestLittle:
         found = server.steady(isl=8192, osl=64, concurrency=[128, 300])
         inside = found.ttft - server.run.engine.first + 64 * found.tpot
         assert found.throughput / 64 * inside == pytest.approx([128, 300], rel=0.05)
+
+
+class TestInStep:
+    @pytest.mark.parametrize(("isl", "osl"), [(1024, 128), (4096, 128), (2048, 1024)])
+    def test_equal_requests_share_all_prompts_of_a_wave(
+        self, bench: Any, isl: int, osl: int
+    ) -> None:
+        """Prefill first: a wave is the prompts of all, then as many steps as tokens."""
+        server = bench.server(engine="sglang")
+        found = server.steady(isl=isl, osl=osl, concurrency=64, fixed=1)
+        several = min(8192 // isl, 64)
+        prompts = 64 / several * server.seconds(prefills=several, chunk=isl)
+        steps = osl * server.seconds(decodes=64, context=isl + osl / 2)
+        engine = server.run.engine
+        wave = found.ttft - engine.first - engine.waits * found.tpot + osl * found.tpot
+        assert wave == pytest.approx(prompts + steps, rel=0.01)
+
+
+class TestDrafts:
+    def test_a_step_yields_a_geometric_sum(self, bench: Any) -> None:
+        load = bench.server().load(drafts=[0, 1, 3], acceptance=[0.7, 0.7, 0.5])
+        assert load.tokens_a_step == pytest.approx([1.0, 1.7, 1.875])
+
+    def test_nothing_accepted_costs_and_everything_pays(self, bench: Any) -> None:
+        server = bench.server("deepseek-v3", widths=Widths("fp8_block", "fp8_block"))
+        plain, lost, won = server.steady(
+            isl=1024, osl=1024, concurrency=4, drafts=[0, 1, 1], acceptance=[0, 0, 1]
+        ).tpot
+        assert won < 0.8 * plain < plain < lost
+
+    def test_the_layer_of_cloudmatrix(self, bench: Any) -> None:
+        """One draft, 48 sequences a die: 874 us a layer become 1260 us (arXiv 2506.12708)."""
+        widths = Widths("int8", "int8")
+        layout = {"tp": 1, "attention_dp": 320, "ep": 320}
+        server = bench.server(
+            "deepseek-r1", "cloudmatrix384-die", engine="generic", widths=widths, **layout
+        )
+        one, two = (server.seconds(decodes=48, context=4096, verified=v) for v in (1, 2))
+        assert one / 61 == pytest.approx(874e-6, rel=0.15)
+        assert two / 61 == pytest.approx(1260e-6, rel=0.15)
 
 
 class TestAlone:
