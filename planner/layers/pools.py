@@ -27,6 +27,7 @@ from planner.layers.inference import (
     layer_cost,
 )
 from planner.specs.model import DenseFeedForward, Layer, MixtureOfExperts
+from planner.specs.skew import over_mean
 
 KEPT = ("norm", "router", "top-k")
 """Parts of a layer's experts that stay with the attention."""
@@ -57,8 +58,8 @@ def experts_half(run: Runtime, spec: MixtureOfExperts, split: Split, tokens: Arr
     The busiest rank's rows or its distinct experts bind, whichever take longer; a rank has only the
     rows of its own experts.  Tokens share out evenly over the ranks' shared experts.
     """
-    local, spread = spec.experts / split.ep, split.ep > 1
-    skew = np.where(spread, run.imbalance, 1.0)
+    local = spec.experts / split.ep
+    skew = over_mean(run.imbalance, run.skew, split.ep)
     most = tokens * np.minimum(local, spec.top_k)
     active = distinct_experts(spec.experts, spec.top_k, tokens, ranks=split.ep)
     rows = np.maximum(np.minimum(tokens * spec.top_k / split.ep * skew, most), active)
@@ -141,7 +142,7 @@ def exchange(
     out = peers(split.ep, tokens * ranks, split.tp, split.moe_tp)
     rows = tokens * split.attention_dp * ranks / split.ep
     into = peers(split.attention_dp, rows, split.moe_tp, split.tp)
-    there, back = both(ranks, np.where(split.ep > 1, second.imbalance, 1.0), out, into)
+    there, back = both(ranks, over_mean(second.imbalance, second.skew, split.ep), out, into)
     joint = both(several, 1.0, np.maximum(far / local, 1.0), np.maximum(near / other, 1.0))
     joint = joint[0] + inside[0], joint[1] + inside[1]
     together = joint[0] + joint[1] < there + back

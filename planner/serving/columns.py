@@ -198,7 +198,8 @@ def _divided(
     every, share = divisions
     state = divided(Alone(*costs[:, every]), share, running[every], load.osl[every])
     steady_state = state.busy <= BUSIEST
-    ttft = fleet.run.engine.first + state.prompt * apart(state.busy)
+    engine = fleet.run.engine
+    ttft = engine.first + engine.waits * state.tpot + state.prompt * apart(state.busy)
     ttft, tpot = (np.where(steady_state, t, np.inf) for t in (ttft, state.tpot))
     requests = np.where(steady_state, state.rate * lanes[every], 0.0)
     return _done(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from math import gcd
 
@@ -18,6 +19,10 @@ from planner.serving.times import prompt_held, queued, tokens_held, whole_held
 
 SIZES = 24
 """Numbers of prefill replicas whose rates are found; those between are interpolated."""
+PARTS = (1.0, 0.75, 0.5, 0.25)
+"""Of the longest step that is allowed, within which the strongest decode columns are found."""
+LEVELS = 8
+"""Of what passes besides waiting, prompt and transfer: the rates are found for so many."""
 HALVINGS = 20
 """Of the utilisation of prefill replicas."""
 BUSIEST = 0.95
@@ -72,9 +77,9 @@ def pairs(first: Columns, second: Columns, means: Means, asked: Question) -> Ite
     one, other = means.use(first), means.use(second)
     decoding = cache(second.row)
     for p, behind in _matches(first, second, asked):
-        row = first.row(p)
-        able = prefill_rates(row, int(_most(means, one[:, [p]])[0]), asked)
-        for d in behind:
+        row, (late, level) = first.row(p), _late(second, behind)
+        tables = prefill_rates(row, int(_most(means, one[:, [p]])[0]), asked, late)
+        for d, able in zip(behind, tables[level], strict=True):
             each = float(second.requests[d])
             counts = balance(able, each, (one[:, p], other[:, d]), means, asked)
             if counts is not None:
@@ -89,12 +94,35 @@ def _pair(
     return Deployment(parts, served, float(first.ttft[0]), float(second.tpot[0]), same)
 
 
-def prefill_rates(row: Columns, most: int, asked: Question) -> Array:
-    """Requests per second that 1 to ``most`` prefill replicas serve within the target; ``(most,)``.
+def _late(second: Columns, rows: list[int]) -> tuple[Array, NDArray[np.int64]]:
+    """What passes until decode engines read a request and send its first token, on few levels.
+
+    The levels [s], none below what it stands for, and which is that of each row.
+    """
+    late = second.fleet.run.engine.waits * second.tpot[rows]
+    if not len(rows) or not late.max() > 0.0:
+        return np.zeros(1), np.zeros(len(rows), dtype=np.int64)
+    level = np.ceil(LEVELS * late / late.max() - 1e-9).astype(np.int64)
+    return np.arange(LEVELS + 1.0) / LEVELS * late.max(), level
+
+
+def prefill_rates(row: Columns, most: int, asked: Question, late: Array | float = 0.0) -> Array:
+    """Requests per second that 1 to ``most`` prefill replicas serve within the target.
 
     The more replicas a router can choose from, the busier each may be.
+
+    Parameters
+    ----------
+    late : (k,)
+        What passes besides waiting, prompt and transfer [s].
+
+    Returns
+    -------
+    Array of shape ``(k, most)``, or ``(most,)`` for one number.
     """
-    tried = np.unique(np.round(np.geomspace(1.0, max(most, 1.0), SIZES)))
+    sizes = np.unique(np.round(np.geomspace(1.0, max(most, 1.0), SIZES)))
+    levels = np.atleast_1d(np.asarray(late, dtype=float))
+    tried, added = np.tile(sizes, len(levels)), np.repeat(levels, len(sizes))
     rows = row.rows(np.zeros(len(tried), dtype=np.int64))
     servers, service = tried * row.lanes, rows.service
     low, high = np.zeros_like(tried), np.full_like(tried, BUSIEST)
@@ -102,24 +130,39 @@ def prefill_rates(row: Columns, most: int, asked: Question) -> Array:
         busy = 0.5 * (low + high)
         rate = busy * servers / service
         times = queued(rows.times, asked, rate, service, rows.variation, servers)
-        held = prompt_held(times, asked)
+        held = prompt_held(replace(times, fixed=times.fixed + added), asked)
         low, high = np.where(held, busy, low), np.where(held, high, busy)
     if not np.isfinite(asked.targets.ttft):
         low = np.full_like(low, BUSIEST)
     every = np.arange(1.0, max(most, 1.0) + 1.0)
-    return np.asarray(np.interp(every, tried, low) * every * row.lanes / row.service)
+    found = np.array([np.interp(every, sizes, part) for part in low.reshape(len(levels), -1)])
+    found = found * every * row.lanes / row.service
+    return np.asarray(found if np.ndim(late) else found[0])
 
 
 def _matches(first: Columns, second: Columns, asked: Question) -> Iterator[tuple[int, list[int]]]:
     """Every prefill column worth pairing, and the decode columns that meet the targets with it."""
     tokens = tokens_held(second.times, second.tpot, asked)
     apart = not np.isfinite(asked.targets.end_to_end)  # no target joins the two times
-    once = strongest(second, tokens) if apart else []
+    once = _quick(second, tokens, asked) if apart else []
     for p in strongest(first, prompt_held(first.times, asked)):
         if apart:
             yield p, once
         else:
-            yield p, strongest(second, tokens & whole_held(first.ttft[p], second.tpot, asked))
+            held = whole_held(first.ttft[p], second.tpot, asked)
+            yield p, _quick(second, tokens & held, asked)
+
+
+def _quick(second: Columns, allowed: NDArray[np.bool_], asked: Question) -> list[int]:
+    """The strongest decode columns, and the strongest of quicker ones.
+
+    Where an engine takes some of its steps to read a request, a quicker step leaves prompts more of
+    the target on the first token.
+    """
+    longest = second.tpot[allowed].max(initial=0.0)
+    parts = PARTS if np.isfinite(asked.targets.ttft) and second.fleet.run.engine.waits else (1.0,)
+    found = [strongest(second, allowed & (second.tpot <= part * longest)) for part in parts]
+    return sorted({row for rows in found for row in rows})
 
 
 def balance(
@@ -158,9 +201,11 @@ def balance(
             legal &= np.isin(number, asked.fixed[name])
     taken = use[0][:, np.newaxis] * many + use[1][:, np.newaxis] * more
     legal &= np.all(taken <= limits[:, np.newaxis] * (1.0 + 1e-9), axis=0)
+    taken_in = able[np.clip(many, 1, len(able)).astype(int) - 1]
+    legal &= taken_in > 0.0
     if not legal.any():
         return None
-    served = np.minimum(able[np.clip(many, 1, len(able)).astype(int) - 1], more * second)
+    served = np.minimum(taken_in, more * second)
     worth = served / taken[:-1].sum(axis=0) if means.each else served
     best = int(np.where(legal, worth, -1.0).argmax())
     return int(many[best]), int(more[best])
@@ -211,8 +256,10 @@ def node_pairs(
     decoding = cache(second.row)
     for p, behind in _matches(first, second, asked):
         row, stages = first.row(p), int(first.replica.pp[p])
-        able = prefill_rates(row, int(domain * stages // first.devices[p]), asked)
-        for d in behind:
+        most = int(domain * stages // first.devices[p])
+        late, level = _late(second, behind)
+        tables = prefill_rates(row, most, asked, late)
+        for d, able in zip(behind, tables[level], strict=True):
             segments = divisors(gcd(stages, int(second.replica.pp[d])))
             tried = (_pattern(row, decoding(d), able, domain, n, means, asked) for n in segments)
             best = max(filter(None, tried), key=lambda one: one.requests, default=None)
@@ -235,7 +282,7 @@ def _pattern(
     more = np.arange(1.0, domain // sizes[1] + 1.0)
     many = np.floor((domain - more * sizes[1]) / sizes[0])
     more, many = more[many >= 1.0], many[many >= 1.0]
-    if not len(more):
+    if not len(more) or not able[-1] > 0.0:
         return None
     together = np.minimum(able[many.astype(int) - 1], more * each)
     best = int(together.argmax())

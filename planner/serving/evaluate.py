@@ -83,8 +83,9 @@ def _queue(part: Part, rate: float, asked: Question) -> Times:
 def _joined(first: Sequence[Times], ahead: Sequence[Part], tokens: Times) -> Times:
     """First tokens of the largest prefill part, further tokens of another."""
     largest = int(np.argmax([_able([part]) for part in ahead]))
-    one = first[largest]
-    return replace(tokens, fixed=one.fixed, wait=one.wait, waits=one.waits, prompt=one.prompt)
+    one, waits = first[largest], ahead[0].column.fleet.run.engine.waits
+    fixed = one.fixed + waits * tokens.step  # before the engine reads it, and sends a first token
+    return replace(tokens, fixed=fixed, wait=one.wait, waits=one.waits, prompt=one.prompt)
 
 
 def _eased(part: Part, served: float, model: ModelSpec, asked: Question) -> Part:

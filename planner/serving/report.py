@@ -408,13 +408,13 @@ def assumptions(run: Runtime, model: ModelSpec, asked: Question) -> tuple[Assump
     found = [
         Assumption(
             f"host time of {engine.name}",
-            f"{engine.step * 1e3:.1f} ms a step, {engine.token * 1e6:.0f} us a sequence",
+            f"{engine.step * 1e3:.1f} ms for 64 layers, {engine.token * 1e6:.0f} us a sequence",
             "fitted to published runs",
         ),
         Assumption(
             f"time before and after {engine.name}",
-            f"{engine.first * 1e3:.0f} ms",
-            "fitted to published runs",
+            f"{engine.first * 1e3:.0f} ms and {engine.waits:g} steps",
+            "fitted to published runs; the milliseconds are assumed",
         ),
         Assumption(
             "memory of a device that is used",

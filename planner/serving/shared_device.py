@@ -104,7 +104,8 @@ def steady(run: Runtime, model: ModelSpec, replica: Replica, share: Array, load:
         running = np.clip(0.5 * running + 0.5 * rate * life, 1e-3, places)
     burst = (all_at_once - np.minimum(together, all_at_once)) / load.waves
     waiting = np.maximum(each / rate - life - inside, 0.0)
-    ttft = run.engine.first + inside + state.prompt * burst + waiting
+    outside = run.engine.first + run.engine.waits * state.tpot
+    ttft = outside + inside + state.prompt * burst + waiting
     fits = limit >= 1.0
     tpot, ttft = (np.where(fits, found, np.inf) for found in (state.tpot, ttft))
     throughput = np.where(fits, rate * load.osl * lanes, 0.0)

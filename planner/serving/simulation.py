@@ -127,8 +127,9 @@ def simulate(
     _play(requests, traffic.sent().tolist(), stages, moves)
     times = np.array([(one.sent, one.first, one.finished) for one in requests]).T
     busy = {role: [ranks.spans for ranks in one] for role, one in zip(pools, stages, strict=True)}
-    outside = pool.run.engine.first
-    return result(times, osl, outside, float(pool.count[0]), busy, (ttft, tpot))
+    engine = pool.run.engine
+    around = (engine.first, engine.waits)
+    return result(times, osl, *around, float(pool.count[0]), busy, (ttft, tpot))
 
 
 def _ranks(pool: Pool, model: ModelSpec, isl: Tokens, osl: Tokens, fresh: Tokens) -> list[Ranks]:

@@ -58,6 +58,7 @@ def result(
     times: Array,
     osl: NDArray[np.int64],
     outside: float,
+    polls: float,
     replicas: float,
     busy: Mapping[str, list[list[tuple[float, float]]]],
     targets: tuple[float, float],
@@ -72,6 +73,8 @@ def result(
         Output tokens.
     outside : float
         Time of a request outside the engine [s].
+    polls : float
+        Iterations that pass before a request is read and until its first token is sent.
     replicas : float
         Replicas that generate.
     busy : mapping
@@ -84,9 +87,11 @@ def result(
     if window[0] >= window[1]:
         window = 0.0, float(finished.max())
     length = window[1] - window[0]
-    waited, more = outside + first - sent, osl - 1
+    more = osl - 1
     several = more > 0
     each = (finished - first)[several] / more[several]
+    waited = outside + first - sent
+    waited[several] += polls * each
     fast = np.ones(len(osl), dtype=bool)
     fast[several] = each <= targets[1]
     generating = _overlap(first, finished, window)
@@ -95,7 +100,7 @@ def result(
     return Result(
         _summary(waited),
         _summary(each),
-        _summary(outside + finished - sent),
+        _summary(waited + finished - first),
         float(tokens / length),
         float(np.sum(generating) / length / replicas),
         {role: _busy(ranks, window) for role, ranks in busy.items()},

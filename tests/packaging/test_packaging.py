@@ -194,5 +194,5 @@ def imports() -> Iterator[str]:
 def test_the_dependencies_are_what_the_code_imports() -> None:
     declared = metadata()["dependencies"]
     assert isinstance(declared, list)
-    names = {re.split(r"[<>=]", str(item))[0] for item in declared}
+    names = {re.split(r"[<>=!]", str(item))[0] for item in declared}
     assert names == {{"yaml": "pyyaml"}.get(name, name) for name in imports()}

@@ -172,7 +172,7 @@ class TestAgainstAReplay:
         moved = CHAT.mean(transfer_seconds(each, server.model, CHAT.isl))
         rate = busy / CHAT.mean(own)
         traffic = Traffic(CHAT.isl, CHAT.osl, CHAT.weight, requests=8000, rate=float(rate))
-        drawn = simulate(server.model, traffic, decode, prefill, ttft=0.15, tpot=0.0091)
+        drawn = simulate(server.model, traffic, decode, prefill, ttft=0.18, tpot=0.0091)
 
         def step(running: Array, context: Array) -> Array:
             return np.asarray(server.seconds(decodes=running, context=context))
@@ -185,7 +185,8 @@ class TestAgainstAReplay:
         token = (step(running, context + 1.0) - step(running, context)) / running
         found = Times(
             CHAT,
-            (server.run.engine.first + moved) * one,
+            (server.run.engine.first + moved) * one
+            + server.run.engine.waits * step(running, context),
             mg1_wait(rate, CHAT.mean(own), CHAT.second_moment(own)) * one,
             wait_probability(rate, CHAT.mean(own), 1.0) * one,
             own[:, np.newaxis],
@@ -202,7 +203,7 @@ class TestAgainstAReplay:
             ):
                 expected = pytest.approx(getattr(measured, name), rel=error)
                 assert percentile(found, share) == expected, (percentile, name)
-        within = attainment(found, ttft=0.15, tpot=0.0091)
+        within = attainment(found, ttft=0.18, tpot=0.0091)
         assert within == pytest.approx(drawn.within, abs=0.05)
 
 

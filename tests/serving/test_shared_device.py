@@ -57,4 +57,5 @@ def test_one_request_waits_for_nobody(bench: Any) -> None:
     load = server.load(isl=2000, osl=300, concurrency=1.0)
     found = shared_device.steady(server.run, server.model, server.replica(), 0.5 * ONE, load)
     whole = shared_device.alone(server.run, server.model, server.replica(), ONE, load)
-    assert found.ttft == pytest.approx(server.run.engine.first + whole.prompt / 0.5, rel=0.05)
+    outside = server.run.engine.first + server.run.engine.waits * found.tpot
+    assert found.ttft == pytest.approx(outside + whole.prompt / 0.5, rel=0.05)

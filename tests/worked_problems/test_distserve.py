@@ -85,12 +85,20 @@ PLACEMENTS = {
 @cache
 def ranked(model: str) -> Any:
     ttft, tpot, _, _ = PLACEMENTS[model]
-    targets = {"ttft": ttft, "tpot": tpot, "architecture": "disaggregated", "top": 1000}
+    targets = {"ttft": ttft, "tpot": tpot, "architecture": "disaggregated", "top": 100}
     return planner.plan_serving(model, machines(), max_devices=32, **targets, **SHAREGPT)
 
 
 def served(plan: Any) -> float:
     return plan["requests_per_s"] / plan["devices"]
+
+
+def published(model: str) -> Any:
+    """The published placement, evaluated by itself."""
+    ttft, tpot, ahead, behind = PLACEMENTS[model]
+    fixed = {"prefill_tp": ahead[0], "prefill_pp": ahead[1], "tp": behind[0], "pp": behind[1]}
+    targets = {"ttft": ttft, "tpot": tpot, "architecture": "disaggregated", "fixed": fixed}
+    return planner.plan_serving(model, machines(), max_devices=32, **targets, **SHAREGPT).plan(1)
 
 
 @pytest.mark.parametrize("model", PLACEMENTS)
@@ -99,21 +107,12 @@ def test_its_placements_beside_ours(model: str) -> None:
 
     The paper's simulator maximises the goodput at 90 % attainment, ours the mean.  With its loose
     targets on tokens a decode step should hold as many sequences as fit, so we cut decoding deeper:
-    the weights are spread thinner and leave room for a larger batch on every device.  And prompts,
-    whose time is short against the target, go through narrower replicas that lose less to sums.
+    the weights are spread thinner and leave room for a larger batch on every device.
     """
-    _, _, ahead, behind = PLACEMENTS[model]
-    found = ranked(model)
-    published = next(
-        plan
-        for plan in found
-        if (plan["prefill_tp"], plan["prefill_pp"], plan["tp"], plan["pp"]) == (*ahead, *behind)
-    )
-    best = found.plan(1)
-    assert 0.5 < served(published) / served(best) < 1.0
-    room = [plan["batch"] / (plan["tp"] * plan["pp"]) for plan in (published, best)]
+    theirs, ours = published(model), ranked(model).plan(1)
+    assert 0.5 < served(theirs) / served(ours) < 1.0
+    room = [plan["batch"] / (plan["tp"] * plan["pp"]) for plan in (theirs, ours)]
     assert room[1] > room[0]
-    assert best["prefill_tp"] < published["prefill_tp"] or model == "opt-13b"
 
 
 def test_three_way_tensor_parallelism_is_tried_and_chosen() -> None:
