@@ -414,13 +414,13 @@ def dense_cost(run: Runtime, spec: DenseFeedForward, split: Split, tokens: Array
         "feed-forward",
         [
             run.moved("norm", 8.0 * tokens * hidden),
-            *_two_products(run, spec, split.tp, tokens, "projection"),
+            *two_products(run, spec, split.tp, tokens, "projection"),
             run.all_reduce("all-reduce (TP)", split.tp, 2.0 * tokens * hidden),
         ],
     )
 
 
-def _two_products(
+def two_products(
     run: Runtime, spec: DenseFeedForward, ways: Array, tokens: Array, name: str
 ) -> list[Cost]:
     width = spec.width / ways
@@ -444,7 +444,7 @@ def experts_cost(run: Runtime, spec: MixtureOfExperts, split: Split, tokens: Arr
     skew = over_mean(run.imbalance, run.skew, split.ep)
     rows = np.minimum(copies / split.ep * skew, everything * np.minimum(local, spec.top_k))
     used = distinct_experts(spec.experts, spec.top_k, everything, ranks=split.ep)
-    dtype, sets = _experts_sets(run)
+    dtype, sets = experts_sets(run)
     stored = OPERAND_BYTES[run.widths.weights]
     active, rows = used, np.maximum(rows, used)
     shape = (rows, active, local, inside, spec.width / split.moe_tp, 3 if spec.gated else 2)
@@ -469,7 +469,7 @@ def experts_cost(run: Runtime, spec: MixtureOfExperts, split: Split, tokens: Arr
     always = spec.shared_width + spec.dense_width
     if always:
         shared = DenseFeedForward(always, spec.gated)
-        parts += _two_products(run, shared, split.tp, tokens, "shared projection")
+        parts += two_products(run, shared, split.tp, tokens, "shared projection")
     return seq("experts", parts)
 
 
@@ -529,7 +529,7 @@ def _deepep(
     return np.where(split.ep >= deepep.LOCAL, seconds, np.inf)
 
 
-def _experts_sets(run: Runtime) -> tuple[str, list[ExpertSet]]:
+def experts_sets(run: Runtime) -> tuple[str, list[ExpertSet]]:
     """Datatype of the rows, and the expert kernels that engines choose from: all of the device.
 
     Weights narrower than the activations have kernels of their own, named for the weights; where

@@ -22,9 +22,9 @@ from planner.layers.inference import (
     Runtime,
     Split,
     Step,
-    _experts_sets,
-    _two_products,
+    experts_sets,
     layer_cost,
+    two_products,
 )
 from planner.specs.model import DenseFeedForward, Layer, MixtureOfExperts
 from planner.specs.skew import over_mean
@@ -63,7 +63,7 @@ def experts_half(run: Runtime, spec: MixtureOfExperts, split: Split, tokens: Arr
     most = tokens * np.minimum(local, spec.top_k)
     active = distinct_experts(spec.experts, spec.top_k, tokens, ranks=split.ep)
     rows = np.maximum(np.minimum(tokens * spec.top_k / split.ep * skew, most), active)
-    dtype, sets = _experts_sets(run)
+    dtype, sets = experts_sets(run)
     inside, stored = spec.expert_hidden(run.hidden), OPERAND_BYTES[run.widths.weights]
     shape = (rows, active, local, inside, spec.width / split.moe_tp, 3 if spec.gated else 2)
     found = [
@@ -79,7 +79,7 @@ def experts_half(run: Runtime, spec: MixtureOfExperts, split: Split, tokens: Arr
     always = spec.shared_width + spec.dense_width
     if always:
         shared = DenseFeedForward(always, spec.gated)
-        parts += _two_products(run, shared, split.moe_tp, tokens / split.ep, "shared projection")
+        parts += two_products(run, shared, split.moe_tp, tokens / split.ep, "shared projection")
     return seq("experts half", parts)
 
 

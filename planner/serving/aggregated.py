@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from planner.costs.terms import Ref, term
+from planner.costs.queueing import accepted_tokens
 from planner.layers.inference import Array, Runtime, Step
 from planner.serving.iteration import Replica, iteration
 from planner.serving.memory import memory, sequence_bytes
@@ -49,17 +49,7 @@ class Load:
     @property
     def tokens_a_step(self) -> Array:
         """Tokens of a sequence that a step yields."""
-        return accepted(self.drafts, self.acceptance)
-
-
-@term(
-    "1 + a + ... + a^k = (1 - a^(k+1)) / (1 - a)",
-    Ref("Leviathan et al., arXiv 2211.17192", "equation 1"),
-)
-def accepted(drafts: Array, acceptance: Array) -> Array:
-    """Tokens that a step with ``k`` drafts, each right with chance ``a``, yields on average."""
-    right = np.minimum(acceptance, 1.0 - 1e-6)
-    return np.asarray((1.0 - right ** (drafts + 1.0)) / (1.0 - right))
+        return accepted_tokens(self.acceptance, self.drafts)
 
 
 @dataclass(frozen=True)
