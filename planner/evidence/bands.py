@@ -6,7 +6,7 @@ results.  Its form::
     {"version": 1, "training": {"time": {"all": {"p90": 0.31, "rows": 900},
                                          "Ampere": {...}, "megatron on Ampere": {...}},
                                 "memory": {...}},
-     "serving": {"time": {...}}}
+     "serving": {"time": {...}, "first_token": {...}}}
 
 A key is ``all``, a device generation, or ``<software> on <generation>``.
 """
@@ -65,14 +65,16 @@ def bands(
     def served(row: Any) -> tuple[str, str]:
         return row.cells["engine"], row.cells["accelerator"]
 
-    tokens = [p for p in serving if p.row.metric == "tpot_mean_s"]
+    tokens, first = (
+        [p for p in serving if p.row.metric == metric] for metric in ("tpot_mean_s", "ttft_mean_s")
+    )
     return {
         "version": VERSION,
         "training": {
             "time": group(time_rows(training), trained),
             "memory": group(memory_rows(training), trained),
         },
-        "serving": {"time": group(tokens, served)},
+        "serving": {"time": group(tokens, served), "first_token": group(first, served)},
     }
 
 

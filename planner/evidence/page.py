@@ -15,6 +15,7 @@ from planner.evidence.defaults import CLUSTERS, DEFAULTS
 from planner.evidence.predict import Prediction
 from planner.evidence.score import SET_A, grouped, table
 from planner.evidence.validate import Report
+from planner.evidence.whole_steps import section
 
 WORST = 3
 """Rows that the page prints of every source."""
@@ -25,6 +26,7 @@ def page(report: Report) -> str:
     blocks = [_intro()]
     for name, rows in report.tables.items():
         blocks += _table(name, rows)
+    blocks += ["\n".join(section()).strip()]
     blocks += [_claims(report), _defaults(), _parameters(), _engines()]
     return "\n\n".join(blocks) + "\n"
 

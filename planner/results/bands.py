@@ -17,7 +17,9 @@ from planner.errors import PlannerError
 
 FILE = Path(__file__).resolve().parents[1] / "error_bands.json"
 VERSION = 1
-QUANTITIES = ("time", "memory")
+QUANTITIES = ("time", "memory", "first_token")
+ENOUGH = 20
+"""Measured values that a group of one software needs."""
 UNLIKE = "unlike any evidence"
 
 
@@ -30,7 +32,7 @@ class Band:
     rows: int
     """Measured values behind it."""
     like: str
-    """The device generation of the evidence, or ``all``."""
+    """Software and device generation of the evidence, the generation alone, or ``all``."""
 
     @property
     def unlike_any_evidence(self) -> bool:
@@ -38,15 +40,24 @@ class Band:
         return self.like == "all" or self.p90 is None
 
 
-def expected_errors(kind: str, generation: str, *, file: Path = FILE) -> dict[str, Band]:
-    """The band of every quantity: of the same generation, else of all, else unknown."""
+def expected_errors(
+    kind: str, generation: str, software: str = "", *, file: Path = FILE
+) -> dict[str, Band]:
+    """The band of every quantity, from the runs that are most like it.
+
+    Those of the same software on the same generation of devices where there are ``ENOUGH``, else of
+    the generation, else of all, else unknown.
+    """
     bands = _read(file).get(kind, {})
-    return {name: _band(bands.get(name, {}), generation) for name in QUANTITIES}
+    return {name: _band(bands.get(name, {}), generation, software) for name in QUANTITIES}
 
 
-def _band(groups: Mapping[str, Any], generation: str) -> Band:
+def _band(groups: Mapping[str, Any], generation: str, software: str) -> Band:
     by_name = {str(name).lower(): (name, group) for name, group in groups.items()}
-    for wanted in (generation.lower(), "all"):
+    own = f"{software} on {generation}".lower()
+    if by_name.get(own, ("", {"rows": 0}))[1]["rows"] < ENOUGH:
+        by_name.pop(own, None)
+    for wanted in (own, generation.lower(), "all"):
         if wanted in by_name:
             name, group = by_name[wanted]
             return Band(float(group["p90"]), int(group["rows"]), str(name))

@@ -127,8 +127,11 @@ def footer(ranking: Ranking) -> str:
     if band is None or band.p90 is None:
         parts.append("expected error unknown: no measured rows")
     else:
-        like = "unlike any evidence" if band.unlike_any_evidence else "measured rows like this"
+        like = "unlike any evidence" if band.unlike_any_evidence else band.like
         parts.append(f"expected error ±{100.0 * band.p90:.0f} % ({band.rows:,} rows, {like})")
+    first = found.get("stays_first")
+    if isinstance(first, float):
+        parts.append(f"within it plan 1 stays first {show(first, 'fraction')} of the time")
     if ranking.baseline is not None:
         scale = ranking.baseline.scale
         parts.append("gain is over the baseline" + (f", scale {scale:.3f}" if scale != 1 else ""))

@@ -14,6 +14,7 @@ from planner.results.bands import Band, expected_errors
 from planner.results.format import show
 from planner.results.plan import Plan
 from planner.results.ranking import Baseline, Ranking
+from planner.results.stability import stays_first
 from planner.search.milp import Solved
 from planner.serving.check import CHECKED, checked
 from planner.serving.deployment import Deployment
@@ -61,7 +62,7 @@ def rank(request: Request) -> Ranking:
     """
     start = time.perf_counter()
     generation = request.means.fleets[0].run.device.generation
-    maker = Maker(request, expected_errors(KIND, generation))
+    maker = Maker(request, expected_errors(KIND, generation, request.engine.name))
     maker = replace(maker, baseline=_baseline(maker))
     scaled = _scaled(request, 1.0 if maker.baseline is None else maker.baseline.scale)
     model, means, asked = scaled.model, scaled.means, scaled.asked
@@ -84,7 +85,10 @@ def rank(request: Request) -> Ranking:
         KIND,
         tuple(plans),
         request.record,
-        _statistics(found, solved, time.perf_counter() - start),
+        {
+            "stays_first": _stability(plans, request.options.objective),
+            **_statistics(found, solved, time.perf_counter() - start),
+        },
         DEFINITIONS,
         COLUMNS,
         maker.bands,
@@ -109,6 +113,14 @@ def best(request: Request) -> Deployment:
     if one is None:
         raise infeasible(request, found)
     return whole(one, model, asked)
+
+
+def _stability(plans: list[Plan], objective: str) -> float | None:
+    """How often the first plan stays first, where speed decides the order."""
+    if objective == "devices":
+        return None
+    worth = [float(plan.metrics["tokens_per_s_per_device"] or 0.0) for plan in plans]
+    return stays_first(plans, worth, plans[0].metrics["expected_error"])
 
 
 def mix(

@@ -75,6 +75,7 @@ DEFINITIONS: Mapping[str, Metric] = {
             "fraction",
             "90th percentile of the relative error of tpot on the evidence most like this",
         ),
+        Metric("expected_error_ttft", "fraction", "the same of ttft"),
     )
 }
 
@@ -156,7 +157,11 @@ def make_plan(
         rank,
         configuration(found, len(request.means.fleets) > 1),
         _metrics(request, found, scale, baseline)
-        | {"peak_memory": peak, "expected_error": bands["time"].p90},
+        | {
+            "peak_memory": peak,
+            "expected_error": bands["time"].p90,
+            "expected_error_ttft": bands["first_token"].p90,
+        },
         parts,
         ((0, peak),),
         from_cost(tree, scale),

@@ -13,6 +13,7 @@ from planner.results.bands import Band, expected_errors
 from planner.results.format import show
 from planner.results.plan import Plan
 from planner.results.ranking import Baseline, Ranking
+from planner.results.stability import stays_first
 from planner.training.axes import complete
 from planner.training.devices import device_numbers
 from planner.training.estimate import Estimate, estimate
@@ -42,7 +43,8 @@ class Maker:
     @classmethod
     def of(cls, request: Request) -> Maker:
         """A maker without a baseline."""
-        return cls(request, expected_errors(KIND, request.cluster.accelerator.generation))
+        generation = request.cluster.accelerator.generation
+        return cls(request, expected_errors(KIND, generation, request.options.software))
 
     @property
     def scale(self) -> float:
@@ -102,13 +104,21 @@ def rank(request: Request, progress: Progress | None = None) -> Ranking:
         KIND,
         tuple(plans),
         {**request.record, "resolved": {**request.record["resolved"], "devices": [*devices]}},
-        _statistics(found, time.perf_counter() - start),
+        {**_stability(plans, options.objective), **_statistics(found, time.perf_counter() - start)},
         DEFINITIONS,
         columns(devices),
         maker.bands,
         maker.baseline,
         tuple(maker.plan(point, position) for position, point in enumerate(points, start=1)),
     )
+
+
+def _stability(plans: list[Plan], objective: str) -> dict[str, float | None]:
+    """How often the first plan stays first, where time decides the order."""
+    if objective not in ("throughput", "price"):
+        return {"stays_first": None}
+    worth = [1.0 / float(plan.metrics["step_time"] or 1.0) for plan in plans]
+    return {"stays_first": stays_first(plans, worth, plans[0].metrics["expected_error"])}
 
 
 def _baseline(maker: Maker, devices: tuple[int, ...]) -> Baseline | None:
