@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,20 @@ FEW = 5
 """A group with fewer rows makes no band of its own."""
 
 
+Ran = Callable[[Any], tuple[str, str]]
+"""From a row to the software and the accelerator that ran it."""
+
+
+def trained(row: Any) -> tuple[str, str]:
+    """Of a row of the training table."""
+    return defaults.software_name(row), row.accelerator
+
+
+def served(row: Any) -> tuple[str, str]:
+    """Of a row of the serving table."""
+    return row.cells["engine"], row.cells["accelerator"]
+
+
 def bands(
     training: Sequence[Prediction],
     generation: Callable[[str], str],
@@ -44,7 +59,7 @@ def bands(
         From an accelerator's name in the tables to its device generation.
     """
 
-    def group(rows: Sequence[Prediction], ran: Callable[[Any], tuple[str, str]]) -> dict[str, Any]:
+    def group(rows: Sequence[Prediction], ran: Ran) -> dict[str, Any]:
         found: dict[str, list[float]] = {"all": []}
         for p in rows:
             if p.ape is None:
@@ -59,12 +74,6 @@ def bands(
             if len(values) >= FEW
         }
 
-    def trained(row: Any) -> tuple[str, str]:
-        return defaults.software_name(row), row.accelerator
-
-    def served(row: Any) -> tuple[str, str]:
-        return row.cells["engine"], row.cells["accelerator"]
-
     tokens, first = (
         [p for p in serving if p.row.metric == metric] for metric in ("tpot_mean_s", "ttft_mean_s")
     )
@@ -78,20 +87,18 @@ def bands(
     }
 
 
+@cache
+def generation(accelerator: str) -> str:
+    """Device generation of an accelerator of the tables."""
+    from planner.specs.catalog import find_cluster
+
+    return find_cluster(defaults.CLUSTERS[accelerator]).accelerator.generation
+
+
 def write_bands(
     training: Sequence[Prediction], serving: Sequence[Prediction], path: Path = BANDS
 ) -> dict[str, Any]:
     """Write the bands of a report's rows and return them."""
-    from planner.specs.catalog import find_cluster
-
-    known: dict[str, str] = {}
-
-    def generation(accelerator: str) -> str:
-        if accelerator not in known:
-            cluster = find_cluster(defaults.CLUSTERS[accelerator])
-            known[accelerator] = cluster.accelerator.generation
-        return known[accelerator]
-
     found = bands(training, generation, serving)
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
