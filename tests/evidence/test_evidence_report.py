@@ -93,7 +93,7 @@ def test_only_names_one_table(tmp_path):
 
 def test_the_page_and_the_bands_are_those_of_the_code(report, tmp_path):
     made, bands = tmp_path / "validation.md", tmp_path / "error_bands.json"
-    publish(report, made, bands)
+    publish(report, made, bands, tmp_path / "medians.json")
     for kept, fresh in ((PAGE, made), (BANDS, bands)):
         words, expected = (path.read_text(encoding="utf-8").split() for path in (kept, fresh))
         assert len(words) == len(expected), f"{kept}: run python -m planner.evidence.publish"
